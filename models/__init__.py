@@ -1,0 +1,1 @@
+"""Network definitions: teachers, students, their features, the NetAug super-network, fake quantisation."""

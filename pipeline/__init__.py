@@ -1,0 +1,1 @@
+"""What runs and in which order: command line, recipe, stages, artifacts, data, training, reports."""
