@@ -48,10 +48,11 @@ class Conv2d(nn.Conv2d):
         return (*same_padding(width, kernel, stride), *same_padding(height, kernel, stride))
 
     def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, O, ceil(H / stride), ceil(W / stride))."""
         return self.convolve(x, self.weight, self.bias)
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Convolve with other weights of this layer's kernel size: a leading slice, or fake-quantised ones."""
+        """Convolve with other weights of the same kernel size: a leading slice, or fake-quantised ones."""
         left, right, top, bottom = self.pads(x.shape[2], x.shape[3])
         groups = 1 if self.groups == 1 else weight.shape[0]
         if left == right and top == bottom:
@@ -61,7 +62,7 @@ class Conv2d(nn.Conv2d):
 
 
 def initialise(module: nn.Module) -> None:
-    """He-normal convolutions (fan out), unit batch norms, small linear layers, as MobileNetV2's authors do."""
+    """He-normal convolutions (fan out), unit batch norms, small linear layers, as MobileNetV2 has them."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")
