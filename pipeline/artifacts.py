@@ -1,0 +1,207 @@
+"""Artifacts: what a stage leaves behind, complete or absent.
+
+An artifact is the folder `<store>/<stage>/<key>/`. Its files are written first into `<key>.partial/`, the
+manifest last, then one rename: the folder exists if and only if it is complete. The key is a hash of
+everything that decides the content. A `.partial` folder keeps only `checkpoint/` between runs.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from export.errors import ResourceMissing
+from export.files import sha256_of, write_atomic
+
+TOOLS = (
+    "microstill",
+    "torch",
+    "torchvision",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "ai-edge-litert",
+    "tflite-micro",
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A complete artifact on disk."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    reused: bool
+
+    def file(self, name: str) -> Path:
+        """Path of one of its files."""
+        return self.path / name
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What the stage measured."""
+        return dict(self.manifest["metrics"])
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of the run that made it."""
+        return float(self.manifest["seconds"])
+
+    @property
+    def content_hash(self) -> str:
+        """Hash of its files; equal content gives equal keys further down."""
+        return _hash(self.manifest["files"])
+
+
+@dataclass(frozen=True)
+class Work:
+    """The folder a stage writes into, and the checkpoint folder that survives a kill."""
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """Kept until the artifact is complete, then removed."""
+        return self.path / "checkpoint"
+
+
+class Store:
+    """All artifacts of one recipe, one folder a stage."""
+
+    def __init__(self, root: Path, say: Callable[[str], None]) -> None:
+        self.root = root
+        self.say = say
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the store for one process.
+
+        Raises:
+            ResourceMissing: another run of the same recipe is at work.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / ".lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ResourceMissing(
+                    f"another run is at work in {self.root}; wait for it or choose another --out"
+                ) from None
+            yield
+
+    def unlink_latest(self) -> None:
+        """Remove the links in `latest/`, so that nothing of an earlier run is taken for this one's."""
+        shutil.rmtree(self.root / "latest", ignore_errors=True)
+
+    def link_latest(self, stage: str, artifact: Artifact) -> None:
+        """Point `latest/<stage>` to an artifact."""
+        link = self.root / "latest" / stage
+        link.parent.mkdir(exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path("..") / stage / artifact.path.name, target_is_directory=True)
+
+    def find(self, stage: str, key: str) -> Artifact | None:
+        """Return the complete artifact, or None; a damaged one is said and removed."""
+        path = self.root / stage / key
+        if not path.exists():
+            return None
+        damage = _damage(path)
+        if damage is None:
+            return Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
+        self.say(f"{stage}: artifact {path} is damaged ({damage}); building it again")
+        shutil.rmtree(path)
+        return None
+
+    def make(
+        self, stage: str, inputs: Mapping[str, Any], build: Callable[[Work], dict[str, Any]], *, force: bool
+    ) -> Artifact:
+        """Return the artifact that `inputs` decide, building it where it is not there yet.
+
+        inputs: JSON-able description of everything that decides the content; its hash is the key.
+        build: writes files into the work folder and returns metrics.
+        force: build even if a complete one exists.
+        """
+        key = artifact_key(inputs)
+        found = self.find(stage, key)
+        if found is not None and not force:
+            return found
+        path = self.root / stage / key
+        work = Work(path.with_name(f"{key}.partial"))
+        if force:
+            shutil.rmtree(work.path, ignore_errors=True)
+        _keep_only_checkpoint(work)
+        start = time.monotonic()
+        try:
+            metrics = build(work)
+            shutil.rmtree(work.checkpoint, ignore_errors=True)
+            manifest = {
+                "stage": stage,
+                "key": key,
+                "inputs": inputs,
+                "metrics": metrics,
+                "seconds": round(time.monotonic() - start, 3),
+                "tools": tool_versions(),
+                "files": {
+                    str(file.relative_to(work.path)): sha256_of(file)
+                    for file in sorted(work.path.rglob("*"))
+                    if file.is_file()
+                },
+            }
+            write_atomic(work.path / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
+        except BaseException:
+            _keep_only_checkpoint(work)
+            raise
+        if path.exists():
+            shutil.rmtree(path)
+        work.path.rename(path)
+        return Artifact(path, manifest, reused=False)
+
+
+def artifact_key(inputs: Mapping[str, Any]) -> str:
+    """Name of the artifact that `inputs` decide."""
+    return _hash(inputs)[:16]
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of the libraries that decide numbers."""
+    return {name: metadata.version(name) for name in TOOLS}
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _keep_only_checkpoint(work: Work) -> None:
+    work.path.mkdir(parents=True, exist_ok=True)
+    for entry in work.path.iterdir():
+        if entry == work.checkpoint:
+            continue
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with an artifact folder, or None."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        files: dict[str, str] = manifest["files"]
+        complete = {"metrics", "seconds", "inputs"} <= manifest.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "manifest.json cannot be read"
+    if not complete:
+        return "manifest.json is incomplete"
+    for name, expected in files.items():
+        if not (path / name).is_file():
+            return f"{name} is missing"
+        if sha256_of(path / name) != expected:
+            return f"{name} has changed"
+    return None

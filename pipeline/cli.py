@@ -1,0 +1,243 @@
+"""The command line: `microstill`. Every command is a thin call into the pipeline.
+
+Exit status: 0 done, 1 a defect of microstill, 2 bad input or usage, 3 over budget, 4 a parity or accuracy
+gate failed or training diverged, 5 a tool, a device or disk space is missing.
+"""
+
+import errno
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+from rich.table import Table
+
+from export.errors import InputError, MicrostillError, OverBudget
+from models.errors import ModelError
+from pipeline.console import say, stdout
+from pipeline.names import lookup
+
+app = typer.Typer(
+    help="Distil a large vision model into one that lives on a microcontroller, and prove every step.",
+    epilog="Start with: microstill run recipes/digits.toml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
+
+STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Folder with data sets and teacher weights.", envvar="MICROSTILL_DATA"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line, last, on stdout.")]
+RunsFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where artifacts are kept.")]
+Override = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value of the recipe, e.g. distil.epochs=1."),
+]
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's .toml file.")]
+Board = Annotated[str, typer.Option("--board", metavar="NAME", help="See 'microstill boards'.")]
+TfliteFile = Annotated[Path, typer.Argument(metavar="MODEL.tflite")]
+
+
+@app.command()
+def run(
+    recipe: RecipeFile,
+    first: Annotated[
+        str | None, typer.Option("--from", metavar="STAGE", help="Do this stage and all after it again.")
+    ] = None,
+    last: Annotated[
+        str | None, typer.Option("--until", metavar="STAGE", help="Stop after this stage.")
+    ] = None,
+    overrides: Override = None,
+    data: DataFolder = None,
+    out: RunsFolder = Path("runs"),
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a data set that is not on disk.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a recipe: teacher, distil, quantize, onnx, tflite, verify, budget, header, report.
+
+    Finished stages are not done again; a killed run continues where it was.
+    """
+    from pipeline.report import terminal_summary
+    from pipeline.stages import STAGE_NAMES, open_run, require_gates, run_stages
+
+    names = dict.fromkeys(STAGE_NAMES)
+    for name in filter(None, (first, last)):
+        lookup(names, name, "stage")
+    current = open_run(recipe, overrides or [], data=data, out=out, download=download)
+    artifacts = run_stages(current, first=first, last=last)
+    if "report" not in artifacts:
+        return
+    report = json.loads(artifacts["report"].file("report.json").read_text())
+    if all(artifact.reused for artifact in artifacts.values()):
+        say("every artifact is up to date; no work was done")
+    stdout.print(terminal_summary(report))
+    stdout.print(f"report {artifacts['report'].file('report.html')}")
+    stdout.print(f"header {artifacts['header'].file('model_data.h')}")
+    require_gates(current.recipe.gates, report)
+    if as_json:
+        print(json.dumps(report))
+
+
+@app.command()
+def status(
+    recipe: RecipeFile, overrides: Override = None, data: DataFolder = None, out: RunsFolder = Path("runs")
+) -> None:
+    """Show which stages of a recipe are complete."""
+    from pipeline.stages import open_run, stage_states
+
+    current = open_run(recipe, overrides or [], data=data, out=out, download=False)
+    table = Table("stage", "state", "seconds", "artifact", title=current.recipe.name, title_justify="left")
+    for name, state, artifact in stage_states(current):
+        seconds = f"{artifact.seconds:.1f}" if artifact else ""
+        table.add_row(name, state, seconds, str(artifact.path) if artifact else "")
+    stdout.print(table)
+
+
+@app.command()
+def check(model: TfliteFile, board: Board = "generic-256k", as_json: Json = False) -> None:
+    """Hold any int8 .tflite against a board's SRAM and flash; status 3 if it does not fit."""
+    from export.boards import BOARDS
+    from export.budget import budget_table, check, over_budget_message
+    from export.files import read_input
+
+    budget = check(read_input(model), lookup(BOARDS, board, "board"))
+    stdout.print(budget_table(budget))
+    if as_json:
+        print(json.dumps(budget.to_json()))
+    if not budget.fits:
+        raise OverBudget(over_budget_message(budget))
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A student; see 'microstill models'.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")],
+    classes: Annotated[int, typer.Option(min=2, help="Number of classes.")] = 1000,
+    resolution: Annotated[
+        int | None, typer.Option(min=8, help="Pixels a side; the table's own if not given.")
+    ] = None,
+    channels: Annotated[int, typer.Option(min=1, max=3, help="1 grey, 3 colour.")] = 3,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help="Trained weights to load.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Images to calibrate with; random ones if not given.")
+    ] = None,
+    padding: Annotated[str, typer.Option(help="same, or symmetric for foreign weights.")] = "same",
+    board: Board = "generic-256k",
+    as_json: Json = False,
+) -> None:
+    """Size a student before training it: PTQ, ONNX, TFLite, header and budget, without a recipe."""
+    from export.budget import budget_table
+    from pipeline.sizing import size_student
+
+    budget = size_student(
+        model,
+        out=out,
+        classes=classes,
+        resolution=resolution,
+        channels=channels,
+        weights=weights,
+        images=images,
+        padding=padding,
+        board_name=board,
+    )
+    stdout.print(budget_table(budget))
+    if as_json:
+        print(json.dumps(budget.to_json()))
+
+
+@app.command()
+def report(recipe: RecipeFile, out: RunsFolder = Path("runs"), as_json: Json = False) -> None:
+    """Print the summary of a recipe's last complete run and where its page is."""
+    from pipeline.report import terminal_summary
+
+    folder = out / recipe.stem / "latest" / "report"
+    if not folder.exists():
+        raise InputError(f"{out / recipe.stem} holds no complete run; run 'microstill run {recipe}'")
+    content = json.loads((folder / "report.json").read_text())
+    stdout.print(terminal_summary(content))
+    stdout.print(f"report {folder / 'report.html'}")
+    if as_json:
+        print(json.dumps(content))
+
+
+@app.command()
+def boards() -> None:
+    """List the boards with their core, clock, SRAM and flash."""
+    from export.boards import BOARDS
+
+    table = Table("board", "core", "clock MHz", "SRAM bytes", "flash bytes", "source")
+    for board in BOARDS.values():
+        sizes = (f"{board.sram_bytes:,}", f"{board.flash_bytes:,}")
+        table.add_row(board.name, board.core, f"{board.clock_hz / 1e6:g}", *sizes, board.source)
+    stdout.print(table)
+
+
+@app.command()
+def models() -> None:
+    """List the students with parameters and MACs, and the teachers."""
+    from models.cost import macs, parameters
+    from models.zoo import STUDENTS, TEACHERS, build_student
+
+    table = Table("student", "resolution", "parameters", "MACs", title_justify="left")
+    for name in STUDENTS:
+        network = build_student(name, classes=1000)
+        resolution = network.resolution
+        cost = macs(network, (1, 3, resolution, resolution))
+        table.add_row(name, str(resolution), f"{parameters(network):,}", f"{cost:,}")
+    stdout.print(table)
+    stdout.print("teachers: " + ", ".join(sorted(TEACHERS)))
+
+
+@app.command()
+def objectives() -> None:
+    """List the distillation objectives with equation, paper and parameters."""
+    import inspect
+
+    from pipeline.objectives import OBJECTIVES
+
+    table = Table("objective", "equation", "paper", "parameters")
+    for name, kind in OBJECTIVES.items():
+        parameters = inspect.signature(kind).parameters.values()
+        defaults = ", ".join(f"{parameter.name} = {parameter.default}" for parameter in parameters)
+        table.add_row(name, kind.equation, kind.paper, defaults or "-")
+    stdout.print(table)
+
+
+def main() -> None:
+    """Run the command line; every foreseen error is one line and its exit status."""
+    sys.exit(_status())
+
+
+def _status() -> int:
+    try:
+        app(standalone_mode=False)
+    except click.UsageError as error:
+        return _fail(f"{error.format_message()} Try '--help'.", 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted; run the same command to continue", 130)
+    except ModelError as error:
+        return _fail(str(error), InputError.exit_status)
+    except MicrostillError as error:
+        return _fail(str(error), error.exit_status)
+    except OSError as error:
+        if error.errno not in STORAGE_ERRORS:
+            raise
+        return _fail(f"no room to write: {error}; free some space and run the same command again", 5)
+    return 0
+
+
+def _fail(message: str, exit_status: int) -> int:
+    sys.stdout.flush()
+    say(f"microstill: {message}")
+    return exit_status

@@ -1,0 +1,39 @@
+"""What a person sees while it runs: progress bars on a terminal, plain lines elsewhere, all on stderr."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stderr = Console(stderr=True, highlight=False, soft_wrap=True)
+stdout = Console(highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Print one line."""
+    stderr.print(message, markup=False)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A running progress bar."""
+
+    advance: Callable[..., None]
+    say: Callable[[str], None]
+
+
+@contextlib.contextmanager
+def progress(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
+    """Show `title` advancing to `total` steps; on something else than a terminal only `say` is seen."""
+    if not stderr.is_terminal:
+        yield Bar(lambda steps=1: None, lambda message: say(f"{title}: {message}"))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as bar:
+        task = bar.add_task(title, total=total, completed=done)
+        yield Bar(
+            lambda steps=1: bar.advance(task, steps),
+            lambda message: bar.console.print(f"{title}: {message}", markup=False),
+        )

@@ -1,0 +1,166 @@
+"""One run of one recipe: what every stage can reach."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from export.errors import InputError
+from export.files import sha256_of, write_atomic
+from export.graph import Graph
+from export.tflite_reader import read_tflite
+from models.fakequant import fold_and_quantize
+from models.zoo import build_student, build_teacher
+from pipeline.artifacts import Artifact, Store
+from pipeline.augment import Augmentation
+from pipeline.data import Dataset, Split, load_dataset, to_input
+from pipeline.recipe import Recipe, Schedule
+from pipeline.training import Settings
+
+EVALUATION_BATCH = 256
+
+
+@dataclass
+class Run:
+    """A recipe at work, with the artifacts that are complete so far."""
+
+    recipe: Recipe
+    recipe_path: Path
+    store: Store
+    data_root: Path | None = None
+    download: bool = False
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    @cached_property
+    def device(self) -> torch.device:
+        """An accelerator if there is one, otherwise the CPU."""
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The recipe's images, loaded at the first use."""
+        data = self.recipe.data
+        return load_dataset(
+            data.dataset,
+            resolution=data.resolution,
+            channels=data.channels,
+            root=self.data_root,
+            seed=self.recipe.seed,
+            download=self.download,
+        )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """(1, C, H, W) of the student's input."""
+        return (1, self.dataset.channels, self.recipe.data.resolution, self.recipe.data.resolution)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """How training images vary."""
+        return Augmentation(**self.recipe.data.augment.model_dump())
+
+    def settings(self, schedule: Schedule) -> Settings:
+        """Plain numbers of one training of this recipe."""
+        names = ("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay")
+        plain = schedule.model_dump(include={*names, "warmup_epochs"})
+        return Settings(**plain, augmentation=self.augmentation, seed=self.recipe.seed)
+
+    def file(self, stage: str, name: str) -> Path:
+        """Path of a file that an earlier stage left."""
+        return self.artifacts[stage].file(name)
+
+    def new_student(self) -> nn.Module:
+        """Return the recipe's student, freshly initialised from the seed."""
+        torch.manual_seed(self.recipe.seed)
+        student = self.recipe.student
+        return build_student(
+            student.model,
+            classes=len(self.dataset.labels),
+            channels=self.dataset.channels,
+            resolution=self.recipe.data.resolution,
+            strides=student.strides,
+            padding=student.padding,
+        )
+
+    def new_teacher(self, name: str) -> nn.Module:
+        """Return one untrained teacher network."""
+        torch.manual_seed(self.recipe.seed)
+        teacher = self.recipe.teacher
+        return build_teacher(
+            name,
+            classes=len(self.dataset.labels),
+            channels=self.dataset.channels,
+            resolution=self.recipe.data.resolution,
+            mean=teacher.mean,
+            std=teacher.std,
+        )
+
+    def trained_teacher(self) -> list[nn.Module]:
+        """All members of the teacher, from its artifact, on the device, in eval mode."""
+        members = []
+        for number, (name, _) in enumerate(self.recipe.teacher.networks()):
+            network = self.new_teacher(name)
+            load_state(network, self.file("teacher", f"member{number}.safetensors"))
+            members.append(self.place(network).eval())
+        return members
+
+    def trained_student(self) -> nn.Module:
+        """Return the float student from its artifact, on the device, in eval mode."""
+        student = self.new_student()
+        load_state(student, self.file("distil", "student.safetensors"))
+        return self.place(student).eval()
+
+    def quantized_student(self) -> nn.Module:
+        """Return the fake-quantised student from its artifact, on the device, in eval mode."""
+        network = fold_and_quantize(self.new_student())
+        load_state(network, self.file("quantize", "quantized.safetensors"))
+        return self.place(network).eval()
+
+    def int8_graph(self) -> Graph:
+        """Return the int8 graph as it stands in the TFLite file."""
+        return read_tflite(self.file("tflite", "model.tflite").read_bytes())
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, channels last."""
+        return network.to(self.device, memory_format=torch.channels_last)
+
+    def weights_hashes(self) -> list[str]:
+        """Sha256 of every weights file that the teacher is loaded from."""
+        networks = self.recipe.teacher.networks()
+        return [sha256_of(self.weights_path(weights)) for _, weights in networks if weights is not None]
+
+    def weights_path(self, text: str) -> Path:
+        """Find a weights file: absolute, beside the recipe, or under the data folder.
+
+        Raises:
+            InputError: it is in none of these places.
+        """
+        places = [Path(text).expanduser(), self.recipe_path.parent / text]
+        if self.data_root is not None:
+            places.append(self.data_root / text)
+        for place in places:
+            if place.is_file():
+                return place
+        looked = ", ".join(str(place) for place in places)
+        raise InputError(f"no weights file '{text}'; looked at {looked}; name its folder with --data")
+
+
+def inputs_of(split: Split, count: int | None = None) -> Iterator[Tensor]:
+    """Network inputs of the first `count` images of a split, in batches, unaugmented."""
+    for images in split.images[:count].split(EVALUATION_BATCH):
+        yield to_input(images)
+
+
+def save_state(network: nn.Module, path: Path) -> None:
+    """Write a network's state as safetensors."""
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    write_atomic(path, save(state))
+
+
+def load_state(network: nn.Module, path: Path) -> None:
+    """Read a network's state that `save_state` wrote."""
+    network.load_state_dict(load_file(path))

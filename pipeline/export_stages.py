@@ -1,0 +1,135 @@
+"""The stages after training: onnx, tflite, verify, budget, header, report."""
+
+import json
+from typing import Any
+
+from export.boards import BOARDS
+from export.budget import check, over_budget_message
+from export.c_header import write_header
+from export.errors import GateFailed, OverBudget
+from export.files import write_atomic
+from export.from_onnx import read_qdq_onnx
+from export.tflite_writer import write_tflite
+from export.to_onnx import export_float_onnx, export_qdq_onnx
+from models.cost import macs, parameters
+from pipeline.artifacts import Work, tool_versions
+from pipeline.context import Run
+from pipeline.report_html import write_report_html
+from pipeline.verify import verify
+
+
+def build_onnx(run: Run, work: Work) -> dict[str, Any]:
+    """Write the float and the QDQ ONNX file."""
+    export_float_onnx(run.trained_student(), run.input_shape, work.path / "student_float.onnx")
+    export_qdq_onnx(run.quantized_student(), run.input_shape, work.path / "student_int8.onnx")
+    return {}
+
+
+def build_tflite(run: Run, work: Work) -> dict[str, Any]:
+    """Write the device's TFLite file, and one with names and bias scales for other tools."""
+    graph = read_qdq_onnx(run.file("onnx", "student_int8.onnx"))
+    model = write_tflite(graph)
+    write_atomic(work.path / "model.tflite", model)
+    write_atomic(work.path / "model_named.tflite", write_tflite(graph, strip=False))
+    return {"tflite_bytes": len(model)}
+
+
+def build_verification(run: Run, work: Work) -> dict[str, Any]:
+    """Measure every accuracy on the test set and every parity; the one use of the test set."""
+    result = verify(run)
+    write_atomic(work.path / "confusion.json", json.dumps(result.confusion))
+    metrics = {**result.accuracies, "parity": result.parity}
+    if not result.exact:
+        raise GateFailed(
+            "verify: the integer reference and TFLite Micro differ; this is a defect of microstill:"
+            f" please report it with {run.file('tflite', 'model.tflite')}"
+        )
+    return metrics
+
+
+def build_budget(run: Run, work: Work) -> dict[str, Any]:
+    """Hold the model against the board; over budget ends the run before a header is written."""
+    budget = check(run.file("tflite", "model.tflite").read_bytes(), BOARDS[run.recipe.board])
+    if not budget.fits:
+        raise OverBudget(over_budget_message(budget))
+    write_atomic(work.path / "budget.json", json.dumps(budget.to_json(), indent=1))
+    return {name: budget.to_json()[name] for name in ("fits", "arena_bytes", "sram_bytes", "flash_bytes")}
+
+
+def build_header(run: Run, work: Work) -> dict[str, Any]:
+    """Write `model_data.h` and `model_data.c`."""
+    write_header(
+        run.file("tflite", "model.tflite").read_bytes(),
+        work.path,
+        arena_bytes=run.artifacts["budget"].metrics["arena_bytes"],
+        labels=run.dataset.labels,
+        name=run.recipe.name,
+    )
+    return {}
+
+
+def build_report(run: Run, work: Work) -> dict[str, Any]:
+    """Write `report.json` and `report.html`."""
+    report = assemble(run)
+    write_atomic(work.path / "report.json", json.dumps(report, indent=1))
+    write_report_html(report, work.path / "report.html")
+    return {}
+
+
+def assemble(run: Run) -> dict[str, Any]:
+    """All figures of a run in one JSON-able dict, from its artifacts alone."""
+    student, dataset = run.new_student(), run.dataset
+    verification = run.artifacts["verify"].metrics
+    parity = verification.pop("parity")
+    stages = run.artifacts.items()
+    return {
+        "microstill": tool_versions()["microstill"],
+        "recipe": run.recipe.name,
+        "recipe_text": run.recipe.model_dump_json(indent=1, exclude_defaults=True),
+        "student": run.recipe.student.model,
+        "teacher": run.recipe.teacher.title,
+        "dataset": {
+            "name": dataset.name,
+            "classes": len(dataset.labels),
+            "labels": list(dataset.labels),
+            **{name: len(getattr(dataset, name).labels) for name in ("train", "validation", "test")},
+            "resolution": run.recipe.data.resolution,
+            "channels": dataset.channels,
+        },
+        **verification,
+        "tflite_bytes": run.artifacts["tflite"].metrics["tflite_bytes"],
+        "macs": macs(student, run.input_shape),
+        "parameters": parameters(student),
+        "arena_bytes": run.artifacts["budget"].metrics["arena_bytes"],
+        "fits": run.artifacts["budget"].metrics["fits"],
+        "stages": [
+            {"name": name, "seconds": stage.seconds, "reused": stage.reused} for name, stage in stages
+        ],
+        "curves": {name: _read(run, name, "history.json") for name in ("teacher", "distil", "quantize")},
+        "confusion": _read(run, "verify", "confusion.json"),
+        "layers": _read(run, "quantize", "layers.json"),
+        "parity": parity,
+        "budget": _read(run, "budget", "budget.json"),
+        "files": [_file_row(run, stage, name) for stage, name in PRODUCTS],
+        "tools": tool_versions(),
+    }
+
+
+PRODUCTS = (
+    ("onnx", "student_float.onnx"),
+    ("onnx", "student_int8.onnx"),
+    ("tflite", "model.tflite"),
+    ("tflite", "model_named.tflite"),
+    ("header", "model_data.h"),
+    ("header", "model_data.c"),
+)
+
+
+def _file_row(run: Run, stage: str, name: str) -> dict[str, Any]:
+    path = run.file(stage, name)
+    digest = run.artifacts[stage].manifest["files"][name]
+    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+
+
+def _read(run: Run, stage: str, name: str) -> Any:
+    return json.loads(run.file(stage, name).read_text())

@@ -1,0 +1,91 @@
+"""What a student can be made to match in its teacher.
+
+An objective compares the outputs of both on the same augmented batch and returns one scalar. It is built
+once per training from its own parameters, may hold learned layers, and names the features that it taps.
+`OBJECTIVES` lists all of them; a recipe sums any mix, each with its weight.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network gave on one batch.
+
+    logits: (members, N, classes); a single network is an ensemble of one.
+    features: tap name -> (N, C, H, W), only those that were asked for.
+    """
+
+    logits: Tensor
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module):
+    """Base of all objectives: `forward(student, teacher) -> scalar` and what it needs."""
+
+    equation: ClassVar[str]
+    paper: ClassVar[str]
+
+    student_taps: tuple[str, ...] = ()
+    teacher_taps: tuple[str, ...] = ()
+
+    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        raise NotImplementedError
+
+
+class SoftCrossEntropy(Objective):
+    """Soft labels (Hinton, Vinyals, Dean 2015, section 2): T^2 KL(p_t || p_s), p = softmax(z / T).
+
+    The teacher's probability is the mean of the members' softened probabilities. The factor T^2 keeps the
+    gradient's size when T changes.
+    """
+
+    equation = "T^2 KL(mean_m softmax(z_t,m / T) || softmax(z_s / T))"
+    paper = "arXiv 1503.02531"
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        target = torch.softmax(teacher.logits / self.temperature, dim=-1).mean(0)
+        log_probability = torch.log_softmax(student.logits[0] / self.temperature, dim=-1)
+        divergence = functional.kl_div(log_probability, target, reduction="batchmean")
+        return self.temperature**2 * divergence
+
+
+class LogitsL2(Objective):
+    """Regression of logits (Ba and Caruana 2014, equation 1): mean over the batch of ||z_s - z_t||^2.
+
+    An ensemble's logits are averaged. Differs from the paper in the constant 1/2 only.
+    """
+
+    equation = "||z_s - mean_m z_t,m||^2"
+    paper = "arXiv 1312.6184"
+
+    def forward(self, student: Outputs, teacher: Outputs) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        return (student.logits[0] - teacher.logits.mean(0)).square().sum(-1).mean()
+
+
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    "soft_cross_entropy": SoftCrossEntropy,
+    "logits_l2": LogitsL2,
+}
+
+
+def taps(objectives: Sequence[Objective]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All (student, teacher) features that a mix of objectives needs, each once."""
+    student = dict.fromkeys(tap for objective in objectives for tap in objective.student_taps)
+    teacher = dict.fromkeys(tap for objective in objectives for tap in objective.teacher_taps)
+    return tuple(student), tuple(teacher)

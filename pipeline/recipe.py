@@ -1,0 +1,272 @@
+"""A recipe: one TOML file in, frozen typed objects out. Configuration stops here.
+
+Every section becomes plain arguments of the functions that do the work. Unknown keys, wrong types and
+unknown names are errors before anything runs; the message names the nearest valid key or name.
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from export.boards import BOARDS
+from export.errors import InputError
+from models.zoo import STUDENTS, TEACHERS
+from pipeline.names import lookup, suggestion
+from pipeline.objectives import OBJECTIVES
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Channels = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversions of strings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Augment(Section):
+    """Random augmentation of training images; everything off by default."""
+
+    flip: bool = False
+    shift: Count = 0
+    resized_crop_min_area: Fraction | None = None
+    rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
+    scale: Fraction = 0.0
+    colour_jitter: Fraction = 0.0
+
+
+class Data(Section):
+    """Which images, and at which size the student sees them."""
+
+    dataset: str
+    resolution: Annotated[int, Field(ge=8, le=512)]
+    channels: Literal[1, 3] | None = None
+    augment: Augment = Augment()
+
+
+class Schedule(Section):
+    """One training: SGD with Nesterov momentum or AdamW, linear warm-up, cosine decay to zero."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: Positive = 0.1
+    momentum: Fraction = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 4e-5
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Member(Section):
+    """One member of an ensemble teacher."""
+
+    model: str
+    weights: str
+
+
+class Teacher(Section):
+    """What to learn from: trained here (`schedule`), loaded (`weights`), or an ensemble (`members`)."""
+
+    model: str | None = None
+    weights: str | None = None
+    members: tuple[Member, ...] = ()
+    mean: Channels = (0.5,)
+    std: Channels = (0.5,)
+    schedule: Schedule | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = [self.weights is not None, bool(self.members), self.schedule is not None]
+        if sum(sources) != 1:
+            raise ValueError("give exactly one of 'weights' (load), 'members' (ensemble), 'schedule' (train)")
+        if bool(self.members) == (self.model is not None):
+            raise ValueError("name the network with 'model', or with one 'model' for each of 'members'")
+        return self
+
+    def networks(self) -> tuple[tuple[str, str | None], ...]:
+        """(model name, weights path or None when it is trained here) of each member."""
+        if self.members:
+            return tuple((member.model, member.weights) for member in self.members)
+        assert self.model is not None
+        return ((self.model, self.weights),)
+
+    @property
+    def title(self) -> str:
+        """Name for people."""
+        return " + ".join(name for name, _ in self.networks())
+
+
+class Student(Section):
+    """The network that goes onto the device."""
+
+    model: str = "mobilenet-v2-tiny"
+    strides: tuple[Literal[1, 2], ...] | None = None
+    padding: Literal["same", "symmetric"] = "same"
+
+
+class ObjectiveTerm(Section):
+    """One distillation objective with its weight; further keys are the objective's own parameters."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
+
+    name: str
+    weight: Annotated[float, Field(ge=0)] = 1.0
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The objective's own parameters, such as its temperature."""
+        return dict(self.model_extra or {})
+
+
+class NetAug(Section):
+    """Network Augmentation (arXiv 2110.08890); factors default to the student family's own."""
+
+    width_factors: tuple[Annotated[float, Field(ge=1)], ...] | None = None
+    expand_factors: tuple[Annotated[float, Field(ge=1)], ...] | None = None
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    width_off: Fraction = 75 / 155
+    batch_norm_images: Annotated[int, Field(ge=1)] = 16_000
+
+
+class Distil(Schedule):
+    """How the student is trained: label loss + objectives, with or without NetAug."""
+
+    label_weight: Annotated[float, Field(ge=0)] = 1.0
+    objectives: tuple[ObjectiveTerm, ...] = ()
+    netaug: NetAug | None = None
+
+    @model_validator(mode="after")
+    def _some_loss(self) -> Self:
+        if self.label_weight == 0 and not any(term.weight for term in self.objectives):
+            raise ValueError("every weight is 0: give 'label_weight' or an objective a weight above 0")
+        return self
+
+
+class Quantize(Schedule):
+    """int8: `qat` fine-tunes with quantisation simulated, `ptq` only calibrates."""
+
+    method: Literal["qat", "ptq"] = "qat"
+    calibration: Literal["minmax", "percentile", "mse"] = "mse"
+    calibration_images: Annotated[int, Field(ge=1)] = 512
+    epochs: Annotated[int, Field(ge=1)] = 5
+    learning_rate: Positive = 0.005
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+
+
+class Gates(Section):
+    """What the result must reach; a missed gate ends the run with status 4."""
+
+    int8_top1: Annotated[float, Field(ge=0, le=100)] | None = None
+    int8_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+
+
+class Recipe(Section):
+    """Everything that decides what a run produces."""
+
+    name: str
+    seed: int = 0
+    board: str = "generic-256k"
+    data: Data
+    teacher: Teacher
+    student: Student = Student()
+    distil: Distil
+    quantize: Quantize = Quantize()
+    gates: Gates = Gates()
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe; `overrides` are `key.sub=value` strings, values in TOML syntax.
+
+    Raises:
+        InputError: the file is missing or no TOML, a key is unknown, a value or a name is wrong.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"no recipe at {path}; the ones that ship are in recipes/") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder; name the recipe's .toml file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+    for override in overrides:
+        _apply(content, override)
+    try:
+        recipe = Recipe.model_validate({"name": path.stem, **content})
+    except ValidationError as error:
+        raise InputError(f"{path}: {_describe(error, content)}") from None
+    _check_names(recipe, path)
+    return recipe
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set {override}: write it as key=value, for example distil.epochs=1")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        content = content.setdefault(parent, {})
+        if not isinstance(content, dict):
+            raise InputError(f"--set {override}: '{parent}' is a value, not a section")
+    content[last] = value
+
+
+def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
+    """The first mistake in one line, and how many there are besides."""
+    errors = error.errors()
+    # An unknown key comes first: it is the likely cause of a missing one.
+    first = next((entry for entry in errors if entry["type"] == "extra_forbidden"), errors[0])
+    rest = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{where}'; {suggestion(str(first['loc'][-1]), _fields(first['loc']))}{rest}"
+    if first["type"] == "missing":
+        return f"'{where}' is missing{rest}"
+    message = first["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    return f"{where or 'recipe'}: {message}{_given(first)}{rest}"
+
+
+def _given(entry: ErrorDetails) -> str:
+    value = entry["input"]
+    return f", not {value!r}" if isinstance(value, str | int | float | bool) else ""
+
+
+def _fields(location: tuple[int | str, ...]) -> list[str]:
+    """The valid keys of the section that holds the last part of `location`."""
+    section: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        found = [arg for arg in _types(section.model_fields[part].annotation) if issubclass(arg, BaseModel)]
+        section = found[0]
+    return list(section.model_fields)
+
+
+def _types(annotation: Any) -> list[type]:
+    """All classes named in an annotation such as `NetAug | None` or `tuple[Member, ...]`."""
+    if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
+        return [annotation]
+    return [kind for argument in getattr(annotation, "__args__", ()) for kind in _types(argument)]
+
+
+def _check_names(recipe: Recipe, path: Path) -> None:
+    """Look every name up in its table, so that a typing error costs no training."""
+    try:
+        lookup(BOARDS, recipe.board, "board")
+        lookup(STUDENTS, recipe.student.model, "student")
+        for name, _ in recipe.teacher.networks():
+            lookup(TEACHERS, name, "teacher")
+        for term in recipe.distil.objectives:
+            lookup(OBJECTIVES, term.name, "objective")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

@@ -1,0 +1,78 @@
+"""Size a student before it is trained: random or given weights and images through PTQ to TFLite and header."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.boards import BOARDS
+from export.budget import Budget, check, over_budget_message
+from export.c_header import write_header
+from export.errors import OverBudget
+from export.files import write_atomic
+from export.from_onnx import read_qdq_onnx
+from export.tflite_writer import write_tflite
+from export.to_onnx import export_float_onnx, export_qdq_onnx
+from models.checkpoints import load_weights
+from models.fakequant import fold_and_quantize
+from models.layers import Padding
+from models.zoo import STUDENTS, build_student
+from pipeline.data import load_images, to_input
+from pipeline.names import lookup
+from pipeline.quantize import calibrate
+
+CALIBRATION_IMAGES = 64
+
+
+def size_student(
+    model: str,
+    *,
+    out: Path,
+    classes: int,
+    resolution: int | None,
+    channels: int,
+    weights: Path | None,
+    images: Path | None,
+    padding: Padding,
+    board_name: str,
+) -> Budget:
+    """Write ONNX, TFLite and, if it fits the board, the C header of one student into `out`.
+
+    resolution: pixels a side, None for the table's own. images: folder to calibrate with, None for noise.
+
+    Raises:
+        InputError: unknown student or board, unreadable images. ModelError: weights do not match.
+        OverBudget: it does not fit; ONNX and TFLite files stay, no header is written.
+    """
+    lookup(STUDENTS, model, "student")
+    board = lookup(BOARDS, board_name, "board")
+    torch.manual_seed(0)
+    student = build_student(model, classes=classes, channels=channels, resolution=resolution, padding=padding)
+    if weights is not None:
+        load_weights(student, weights)
+    student.eval()
+    shape = (1, channels, student.resolution, student.resolution)
+    network = fold_and_quantize(student)
+    calibrate(network, [_calibration_batch(shape, images)], "minmax")
+    network.eval()
+    out.mkdir(parents=True, exist_ok=True)
+    for stale in ("model_data.h", "model_data.c"):
+        (out / stale).unlink(missing_ok=True)
+    export_float_onnx(student, shape, out / "student_float.onnx")
+    export_qdq_onnx(network, shape, out / "student_int8.onnx")
+    tflite = write_tflite(read_qdq_onnx(out / "student_int8.onnx"))
+    write_atomic(out / "model.tflite", tflite)
+    budget = check(tflite, board)
+    if budget.fits:
+        labels = [f"class {number}" for number in range(classes)]
+        write_header(tflite, out, arena_bytes=budget.arena_bytes, labels=labels, name=model)
+    return budget
+
+
+def _calibration_batch(shape: tuple[int, int, int, int], folder: Path | None) -> Tensor:
+    """Network inputs (N, C, H, W): images of a folder, or uniform noise."""
+    _, channels, resolution, _ = shape
+    if folder is not None:
+        return to_input(load_images(folder, CALIBRATION_IMAGES, resolution=resolution, channels=channels))
+    noise = torch.randint(0, 256, (CALIBRATION_IMAGES, *shape[1:]), dtype=torch.uint8)
+    return to_input(noise)

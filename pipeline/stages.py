@@ -1,0 +1,180 @@
+"""The main path, top to bottom: `STAGES` is the table of contents of the whole project.
+
+Each stage reads its part of the recipe and the artifacts it needs, and leaves one artifact. A stage is done
+again only if something that decides its content has changed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.boards import BOARDS
+from export.errors import GateFailed
+from pipeline import export_stages, train_stages
+from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
+from pipeline.console import say
+from pipeline.context import Run
+from pipeline.recipe import Gates, load_recipe
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the main path.
+
+    version: raised when the code changes what the stage makes of the same inputs.
+    reads: the recipe's parts that decide the content.
+    needs: earlier stages whose artifacts decide the content.
+    also: anything else that decides it, as a JSON-able value.
+    """
+
+    name: str
+    purpose: str
+    version: int
+    build: Callable[[Run, Work], dict[str, Any]]
+    reads: tuple[str, ...]
+    needs: tuple[str, ...] = ()
+    also: Callable[[Run], Any] = lambda run: None
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage(
+        "teacher",
+        "train or load the teacher",
+        1,
+        train_stages.build_teacher,
+        ("data", "teacher"),
+        also=Run.weights_hashes,
+    ),
+    Stage(
+        "distil",
+        "distil the float student, with NetAug where asked",
+        1,
+        train_stages.build_student,
+        ("data", "student", "distil"),
+        ("teacher",),
+    ),
+    Stage(
+        "quantize",
+        "int8: calibrate, QAT, rank layers by error",
+        1,
+        train_stages.build_quantized,
+        ("data", "student", "distil", "quantize"),
+        ("teacher", "distil"),
+    ),
+    Stage("onnx", "float and QDQ ONNX", 1, export_stages.build_onnx, ("student",), ("distil", "quantize")),
+    Stage("tflite", "TFLite file from the int8 graph", 1, export_stages.build_tflite, (), ("onnx",)),
+    Stage(
+        "verify",
+        "accuracy on the test set, parity with TFLite Micro",
+        1,
+        export_stages.build_verification,
+        ("student",),
+        ("teacher", "distil", "quantize", "onnx", "tflite"),
+    ),
+    Stage(
+        "budget",
+        "SRAM and flash against the board",
+        1,
+        export_stages.build_budget,
+        ("board",),
+        ("tflite",),
+        also=lambda run: str(BOARDS[run.recipe.board]),
+    ),
+    Stage("header", "C header and source", 1, export_stages.build_header, ("name",), ("tflite", "budget")),
+    Stage(
+        "report",
+        "report.json and report.html",
+        1,
+        export_stages.build_report,
+        ("name", "board", "data", "teacher", "student", "distil", "quantize"),
+        ("teacher", "distil", "quantize", "onnx", "tflite", "verify", "budget", "header"),
+    ),
+)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+
+
+def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -> dict[str, Artifact]:
+    """Run all stages up to `last`, doing those from `first` on again; return the artifacts.
+
+    Raises:
+        MicrostillError: a stage ended the run; everything complete before it stays.
+    """
+    again = False
+    with run.store.locked():
+        run.store.unlink_latest()
+        for stage in STAGES:
+            again = again or stage.name == first
+            artifact = run.store.make(stage.name, stage_inputs(run, stage), _builder(run, stage), force=again)
+            run.artifacts[stage.name] = artifact
+            run.store.link_latest(stage.name, artifact)
+            done = "reused" if artifact.reused else f"done in {artifact.seconds:.1f} s"
+            say(f"{stage.name:9} {done}  {artifact.path}")
+            if stage.name == last:
+                break
+    return run.artifacts
+
+
+def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Path, download: bool) -> Run:
+    """Load a recipe and open its store under `out`.
+
+    Raises:
+        InputError: the recipe is wrong.
+    """
+    recipe = load_recipe(path, overrides)
+    return Run(recipe, path, Store(out / recipe.name, say), data_root=data, download=download)
+
+
+def stage_states(run: Run) -> Iterator[tuple[str, str, Artifact | None]]:
+    """(stage, state, artifact) of all stages: complete, to do, or waiting for an earlier one."""
+    waiting = False
+    for stage in STAGES:
+        artifact = None if waiting else run.store.find(stage.name, artifact_key(stage_inputs(run, stage)))
+        if artifact is None:
+            yield stage.name, "waiting" if waiting else "to do", None
+            waiting = True
+            continue
+        run.artifacts[stage.name] = artifact
+        yield stage.name, "complete", artifact
+
+
+def require_gates(gates: Gates, report: Mapping[str, Any]) -> None:
+    """Hold a run's accuracies against the recipe's gates.
+
+    Raises:
+        GateFailed: a gate is missed; the report stays.
+    """
+    int8 = report["student_int8_top1"]
+    if gates.int8_top1 is not None and int8 < gates.int8_top1:
+        raise GateFailed(
+            f"gates.int8_top1: the int8 student reaches {int8:.2f} %, the recipe asks for"
+            f" {gates.int8_top1:.2f} %; train longer or choose a larger student"
+        )
+    drop = report["student_float_top1"] - int8
+    if gates.int8_drop is not None and drop > gates.int8_drop:
+        raise GateFailed(
+            f"gates.int8_drop: int8 costs {drop:.2f} points, the recipe allows {gates.int8_drop:.2f};"
+            " see the layers by quantisation error, or train QAT longer"
+        )
+
+
+def _builder(run: Run, stage: Stage) -> Callable[[Work], dict[str, Any]]:
+    def build(work: Work) -> dict[str, Any]:
+        say(f"{stage.name:9} {stage.purpose}")
+        return stage.build(run, work)
+
+    return build
+
+
+def stage_inputs(run: Run, stage: Stage) -> Mapping[str, Any]:
+    """Everything that decides the content of a stage's artifact; its hash is the artifact's key."""
+    return {
+        "stage": stage.name,
+        "version": stage.version,
+        "recipe": run.recipe.model_dump(mode="json", include=set(stage.reads)),
+        "artifacts": {name: run.artifacts[name].content_hash for name in stage.needs},
+        "seed": run.recipe.seed,
+        "dataset": run.dataset.fingerprint,
+        "also": stage.also(run),
+        "tools": tool_versions(),
+    }

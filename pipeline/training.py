@@ -1,0 +1,211 @@
+"""The training loop: one for teacher, student, NetAug and QAT.
+
+What varies is the step: it yields one or more dicts of loss terms, each dict is summed and back-propagated
+on its own (NetAug's two backward passes), then the optimizer moves once. Every epoch is seeded by its number
+alone and ends in a checkpoint, so a killed training continues to the very same weights.
+"""
+
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from export.errors import GateFailed
+from export.files import write_atomic
+from pipeline.augment import Augmentation, augment
+from pipeline.console import progress
+from pipeline.data import Split
+
+Losses = dict[str, Tensor]
+History = list[dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One augmented batch: inputs (N, C, H, W), labels (N,), indices (N,) into the training split."""
+
+    inputs: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Where training is. `generator` draws everything random of this epoch that is not data."""
+
+    index: int
+    total: int
+    generator: torch.Generator
+
+
+Step = Callable[[Batch, Epoch], Iterator[Losses]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Plain numbers of one training (see `pipeline.recipe.Schedule`)."""
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    warmup_epochs: float
+    augmentation: Augmentation
+    seed: int
+
+
+def train(
+    trainable: nn.Module,
+    split: Split,
+    step: Step,
+    settings: Settings,
+    *,
+    title: str,
+    checkpoint: Path,
+    evaluate: Callable[[], float],
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+) -> History:
+    """Train every parameter of `trainable` in place; return one row of means per epoch.
+
+    A row holds the epoch (from 1), the learning rate, each loss term, `total` and `validation_top1`.
+    checkpoint: folder for the state after each epoch; a training found there is continued.
+    evaluate: validation top-1 in percent, called after each epoch.
+    on_epoch: called before each epoch, for example to sort channels.
+
+    Raises:
+        GateFailed: a loss is not finite; names the step and the last good checkpoint.
+    """
+    device = next(trainable.parameters()).device
+    optimizer = _optimizer(trainable, settings)
+    steps_per_epoch = max(len(split.labels) // settings.batch_size, 1)
+    history = _resume(checkpoint, trainable, optimizer)
+    with progress(title, settings.epochs * steps_per_epoch, done=len(history) * steps_per_epoch) as bar:
+        for index in range(len(history), settings.epochs):
+            epoch = Epoch(index, settings.epochs, _generator(settings.seed, index, stream=1))
+            on_epoch(epoch)
+            trainable.train()
+            sums: dict[str, Tensor] = {}
+            data = _batches(split, settings, index, device)
+            for number, batch in enumerate(data):
+                rate = learning_rate(settings, index + (number + 0.5) / steps_per_epoch)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                optimizer.zero_grad(set_to_none=True)
+                for losses in step(batch, epoch):
+                    total = torch.stack(list(losses.values())).sum()
+                    _require_finite(total, losses, title, index, number, checkpoint)
+                    total.backward()
+                    for name, value in losses.items():
+                        sums[name] = sums.get(name, 0) + value.detach()
+                optimizer.step()
+                bar.advance()
+            row = {name: float(value) / steps_per_epoch for name, value in sums.items()}
+            row = {"epoch": index + 1, "learning_rate": rate, **row, "total": sum(row.values())}
+            row["validation_top1"] = evaluate()
+            history.append(row)
+            bar.say(_line(row, settings.epochs))
+            _save(checkpoint, trainable, optimizer, history)
+    return history
+
+
+def learning_rate(settings: Settings, epoch: float) -> float:
+    """Linear warm-up from 0, then cosine to 0 at the end; `epoch` counts fractions of epochs."""
+    if epoch < settings.warmup_epochs:
+        return settings.learning_rate * epoch / settings.warmup_epochs
+    span = max(settings.epochs - settings.warmup_epochs, 1e-9)
+    done = (epoch - settings.warmup_epochs) / span
+    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def _optimizer(trainable: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """No weight decay on vectors (bias, batch norm), as NetAug and MCUNet train."""
+    parameters = [parameter for parameter in trainable.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    return torch.optim.SGD(
+        groups, lr=settings.learning_rate, momentum=settings.momentum, nesterov=settings.momentum > 0
+    )
+
+
+def _generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:
+    """Return an independent generator for each (seed, epoch, stream)."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 10 + stream)
+
+
+def _batches(split: Split, settings: Settings, epoch: int, device: torch.device) -> Iterator[Batch]:
+    """All full batches of one epoch in random order; a split smaller than one batch is one batch."""
+    generator = _generator(settings.seed, epoch, stream=0)
+    order = torch.randperm(len(split.labels), generator=generator)
+    size = min(settings.batch_size, len(order))
+    for indices in order[: len(order) // size * size].split(size):
+        images = split.images[indices].to(device)
+        inputs = augment(images, settings.augmentation, generator)
+        yield Batch(inputs, split.labels[indices].to(device), indices)
+
+
+def _require_finite(
+    total: Tensor, losses: Losses, title: str, epoch: int, number: int, checkpoint: Path
+) -> None:
+    if math.isfinite(float(total.detach())):
+        return
+    wrong = [name for name, value in losses.items() if not math.isfinite(float(value.detach()))]
+    saved = checkpoint / "last.pt"
+    last = f"the last good checkpoint is {saved}" if saved.exists() else "no epoch was complete"
+    raise GateFailed(
+        f"{title}: loss {', '.join(wrong) or 'total'} is not finite at step {number + 1}"
+        f" of epoch {epoch + 1}; {last}; lower the learning rate"
+    )
+
+
+def _save(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+    buffer = io.BytesIO()
+    state = {"network": trainable.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    torch.save(state, buffer)
+    write_atomic(checkpoint / "last.pt", buffer.getvalue())
+
+
+def _resume(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    """Load the last checkpoint if there is one; return the rows of its epochs."""
+    path = checkpoint / "last.pt"
+    if not path.exists():
+        return []
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    trainable.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return list(state["history"])
+
+
+def _line(row: dict[str, float], epochs: int) -> str:
+    terms = " ".join(
+        f"{name} {value:.3f}"
+        for name, value in row.items()
+        if name not in ("epoch", "learning_rate", "validation_top1")
+    )
+    return f"epoch {row['epoch']:.0f}/{epochs}  {terms}  validation {row['validation_top1']:.2f} %"
+
+
+@torch.no_grad()
+def predict(network: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
+    """Logits (N, classes) on the CPU of a network in eval mode."""
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    logits = torch.cat([network(batch.to(device)).cpu() for batch in inputs])
+    network.train(was_training)
+    return logits
+
+
+def top1(logits: Tensor, labels: Tensor) -> float:
+    """Percent of rows whose largest logit is at the label."""
+    return 100.0 * float((logits.argmax(-1) == labels).double().mean())

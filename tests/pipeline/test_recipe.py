@@ -1,0 +1,96 @@
+"""Recipes: what ships loads, and every kind of mistake is one line that says what to do."""
+
+from pathlib import Path
+
+import pytest
+
+from export.errors import InputError
+from pipeline.recipe import load_recipe
+
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
+
+MINIMAL = """
+[data]
+dataset = "digits"
+resolution = 16
+[teacher]
+model = "resnet20"
+schedule = { epochs = 1 }
+[distil]
+epochs = 2
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_shipped_recipe_loads(path):
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+
+
+def test_defaults_and_overrides(tmp_path):
+    recipe = load_recipe(
+        write(tmp_path, MINIMAL), ["distil.epochs=7", "board=pico-2", "data.augment.flip=true", "seed=3"]
+    )
+    assert (recipe.distil.epochs, recipe.board, recipe.data.augment.flip, recipe.seed) == (
+        7,
+        "pico-2",
+        True,
+        3,
+    )
+    assert recipe.student.model == "mobilenet-v2-tiny"
+    assert recipe.quantize.method == "qat"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (MINIMAL + "epoch = 3\n", "unknown key 'distil.epoch'; did you mean 'epochs'?"),
+        ("sed = 1\n" + MINIMAL, "unknown key 'sed'; did you mean 'seed'?"),
+        (MINIMAL + "netaug = { width_factor = [1] }\n", "did you mean 'width_factors'?"),
+        (
+            MINIMAL.replace("schedule = {", "schedule = { epoch = 1, "),
+            "'teacher.schedule.epoch'; did you mean",
+        ),
+        (MINIMAL.replace("epochs = 2", 'epochs = "two"'), "distil.epochs: input should be a valid integer"),
+        (
+            MINIMAL.replace("epochs = 2", "epochs = 0"),
+            "distil.epochs: input should be greater than or equal to 1",
+        ),
+        (MINIMAL.replace("resnet20", "resnet21"), "unknown teacher 'resnet21'; did you mean 'resnet20'?"),
+        ('board = "pico-3"\n' + MINIMAL, "unknown board 'pico-3'; did you mean 'pico-2'?"),
+        (
+            MINIMAL + '[student]\nmodel = "mcunet-in9"\n',
+            "unknown student 'mcunet-in9'; did you mean 'mcunet-in",
+        ),
+        (MINIMAL + 'objectives = [{ name = "logits_l3" }]\n', "did you mean 'logits_l2'?"),
+        (MINIMAL + "label_weight = 0\n", "every weight is 0"),
+        (MINIMAL.replace("schedule = { epochs = 1 }", ""), "teacher: give"),
+        (MINIMAL.replace("epochs = 2", ""), "'distil.epochs' is missing"),
+        (MINIMAL.replace("[distil]", "[distil"), "not valid TOML"),
+        ("", "is missing"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, message):
+    with pytest.raises(InputError) as raised:
+        load_recipe(write(tmp_path, text))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("override", ["epochs", "=3", "distil.epochs.x=1"])
+def test_a_wrong_override_is_named(tmp_path, override):
+    with pytest.raises(InputError, match="--set"):
+        load_recipe(write(tmp_path, MINIMAL), [override])
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(InputError, match="no recipe at"):
+        load_recipe(tmp_path / "absent.toml")
+    with pytest.raises(InputError, match="is a folder"):
+        load_recipe(tmp_path)

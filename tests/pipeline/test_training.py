@@ -1,0 +1,140 @@
+"""The training loop: schedule, resume, divergence, and that every loss term is back-propagated and logged."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from export.errors import GateFailed
+from pipeline.augment import Augmentation
+from pipeline.data import Split
+from pipeline.training import Settings, learning_rate, top1, train
+
+SETTINGS = Settings(
+    epochs=4,
+    batch_size=8,
+    optimizer="sgd",
+    learning_rate=0.05,
+    momentum=0.9,
+    weight_decay=1e-3,
+    warmup_epochs=1,
+    augmentation=Augmentation(shift=1),
+    seed=5,
+)
+
+
+@pytest.fixture
+def split():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40) % 4
+    images = torch.randint(0, 256, (40, 1, 8, 8), generator=generator, dtype=torch.uint8)
+    return Split(images, labels)
+
+
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 4))
+
+
+def run(net, split, folder, settings=SETTINGS, step=None, evaluate=lambda: 50.0):
+    def label(batch, epoch):
+        noise = torch.rand((), generator=epoch.generator)
+        yield {"label": functional.cross_entropy(net(batch.inputs), batch.labels) * (1 + 0.1 * noise)}
+
+    return train(net, split, step or label, settings, title="test", checkpoint=folder, evaluate=evaluate)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_killed_training_continues_to_the_same_weights(split, tmp_path, optimizer):
+    settings = replace(SETTINGS, optimizer=optimizer)
+    whole, resumed = network(), network()
+    expected = run(whole, split, tmp_path / "whole", settings)
+
+    epochs = iter([50.0, 50.0])
+
+    def evaluate():
+        try:
+            return next(epochs)
+        except StopIteration:
+            raise Killed from None
+
+    with pytest.raises(Killed):
+        run(resumed, split, tmp_path / "killed", settings, evaluate=evaluate)
+    fresh = network()
+    done = []
+
+    def count():
+        done.append(1)
+        return 50.0
+
+    history = run(fresh, split, tmp_path / "killed", settings, evaluate=count)
+    assert len(done) == 2
+    assert history == expected
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, fresh.state_dict()[name]), name
+
+
+def test_it_learns(split, tmp_path):
+    history = run(network(), split, tmp_path, replace(SETTINGS, epochs=30, augmentation=Augmentation()))
+    assert history[-1]["label"] < 0.5 * history[0]["label"]
+
+
+def test_each_dict_is_back_propagated_on_its_own_and_every_term_is_logged(split, tmp_path):
+    net = network()
+    graphs = []
+
+    def step(batch, epoch):
+        logits = net(batch.inputs)
+        yield {"label": functional.cross_entropy(logits, batch.labels), "decay": 0.1 * logits.square().mean()}
+        graphs.append(logits)
+        yield {"netaug_label": functional.cross_entropy(net(batch.inputs), batch.labels)}
+
+    history = run(net, split, tmp_path, step=step)
+    row = history[0]
+    assert {"label", "decay", "netaug_label", "total", "validation_top1", "learning_rate", "epoch"} == set(
+        row
+    )
+    assert row["total"] == pytest.approx(row["label"] + row["decay"] + row["netaug_label"])
+    assert len(graphs) == SETTINGS.epochs * 5
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        graphs[0].sum().backward()
+
+
+def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_last_checkpoint(split, tmp_path):
+    net = network()
+    steps = []
+
+    def step(batch, epoch):
+        steps.append(1)
+        factor = math.nan if len(steps) == 8 else 1.0
+        yield {"label": factor * functional.cross_entropy(net(batch.inputs), batch.labels)}
+
+    with pytest.raises(GateFailed) as raised:
+        run(net, split, tmp_path, step=step)
+    assert len(steps) == 8
+    assert "label is not finite at step 3 of epoch 2" in str(raised.value)
+    assert str(tmp_path / "last.pt") in str(raised.value)
+    good = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert len(good["history"]) == 1
+    assert all(torch.isfinite(value).all() for value in good["network"].values())
+
+
+def test_learning_rate_warms_up_and_decays_as_a_cosine():
+    settings = replace(SETTINGS, epochs=10, warmup_epochs=2, learning_rate=0.4)
+    assert learning_rate(settings, 0.5) == pytest.approx(0.1)
+    assert learning_rate(settings, 2) == pytest.approx(0.4)
+    assert learning_rate(settings, 6) == pytest.approx(0.2)
+    assert learning_rate(settings, 4) == pytest.approx(0.4 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(settings, 10) == pytest.approx(0.0)
+
+
+def test_top1_is_a_percentage():
+    logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    assert top1(logits, torch.tensor([1, 0, 0, 0])) == 75.0
