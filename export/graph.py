@@ -29,11 +29,14 @@ class Quantization:
 
 @dataclass(frozen=True)
 class Tensor:
-    """One value of the graph: an activation, or a constant where `data` is given."""
+    """One value of the graph: an activation, or a constant where `data` is given.
+
+    dtype: int8 or int32; a model made elsewhere may hold other types at its border.
+    """
 
     name: str
     shape: tuple[int, ...]
-    dtype: type[np.int8] | type[np.int32]
+    dtype: type[np.generic]
     quantization: Quantization | None = None
     data: np.ndarray | None = None
 
@@ -59,7 +62,9 @@ class Operator:
       CONCATENATION      axis, activation
       PAD                the paddings are the second input, an int32 constant (rank, 2)
       RELU, RELU6        none
-    Inputs of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: activation, weights, bias.
+    Models made elsewhere add, where it is not the default: dilation (h, w) to the convolutions, keep_dims to
+    FULLY_CONNECTED. Kinds that `export.operators` does not know have no options.
+    Inputs of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: activation, weights and, if any, bias.
     """
 
     kind: str

@@ -8,9 +8,8 @@ import errno
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-import click
 import typer
 from rich.table import Table
 
@@ -132,7 +131,9 @@ def export(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to calibrate with; random ones if not given.")
     ] = None,
-    padding: Annotated[str, typer.Option(help="same, or symmetric for foreign weights.")] = "same",
+    padding: Annotated[
+        Literal["same", "symmetric"], typer.Option(help="symmetric is for weights trained elsewhere.")
+    ] = "same",
     board: Board = "generic-256k",
     as_json: Json = False,
 ) -> None:
@@ -176,25 +177,29 @@ def boards() -> None:
     """List the boards with their core, clock, SRAM and flash."""
     from export.boards import BOARDS
 
-    table = Table("board", "core", "clock MHz", "SRAM bytes", "flash bytes", "source")
+    table = Table("board", "core", "MHz", "SRAM bytes", "flash bytes")
     for board in BOARDS.values():
         sizes = (f"{board.sram_bytes:,}", f"{board.flash_bytes:,}")
-        table.add_row(board.name, board.core, f"{board.clock_hz / 1e6:g}", *sizes, board.source)
+        table.add_row(board.name, board.core, f"{board.clock_hz / 1e6:g}", *sizes)
     stdout.print(table)
+    for board in BOARDS.values():
+        stdout.print(f"[bold]{board.name}[/]: {board.title}. {board.note} Source: {board.source}.")
 
 
 @app.command()
 def models() -> None:
     """List the students with parameters and MACs, and the teachers."""
+    from models.architectures import TABLES
     from models.cost import macs, parameters
     from models.zoo import STUDENTS, TEACHERS, build_student
 
-    table = Table("student", "resolution", "parameters", "MACs", title_justify="left")
+    table = Table("student", "resolution", "classes", "parameters", "MACs")
     for name in STUDENTS:
-        network = build_student(name, classes=1000)
-        resolution = network.resolution
-        cost = macs(network, (1, 3, resolution, resolution))
-        table.add_row(name, str(resolution), f"{parameters(network):,}", f"{cost:,}")
+        own = TABLES[name]
+        network = build_student(name, classes=own.classes)
+        cost = macs(network, (3, own.resolution, own.resolution))
+        figures = (f"{parameters(network):,}", f"{cost:,}")
+        table.add_row(name, str(own.resolution), str(own.classes), *figures)
     stdout.print(table)
     stdout.print("teachers: " + ", ".join(sorted(TEACHERS)))
 
@@ -209,8 +214,9 @@ def objectives() -> None:
     table = Table("objective", "equation", "paper", "parameters")
     for name, kind in OBJECTIVES.items():
         parameters = inspect.signature(kind).parameters.values()
-        defaults = ", ".join(f"{parameter.name} = {parameter.default}" for parameter in parameters)
-        table.add_row(name, kind.equation, kind.paper, defaults or "-")
+        named = [parameter for parameter in parameters if parameter.default is not parameter.empty]
+        defaults = ", ".join(f"{parameter.name} = {parameter.default}" for parameter in named)
+        table.add_row(name, kind.equation, kind.paper, defaults)
     stdout.print(table)
 
 
@@ -222,9 +228,10 @@ def main() -> None:
 def _status() -> int:
     try:
         app(standalone_mode=False)
-    except click.UsageError as error:
-        return _fail(f"{error.format_message()} Try '--help'.", 2)
-    except (click.Abort, KeyboardInterrupt):
+    except typer.TyperException as error:
+        # Without any argument the help has been printed already, and the message is empty.
+        return _fail(f"{error.format_message()} Try '--help'.", 2) if error.format_message() else 2
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted; run the same command to continue", 130)
     except ModelError as error:
         return _fail(str(error), InputError.exit_status)

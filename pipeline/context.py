@@ -51,6 +51,7 @@ class Run:
             root=self.data_root,
             seed=self.recipe.seed,
             download=self.download,
+            cache_dir=self.store.root.parent / "decoded",
         )
 
     @property
@@ -93,7 +94,6 @@ class Run:
         return build_teacher(
             name,
             classes=len(self.dataset.labels),
-            channels=self.dataset.channels,
             resolution=self.recipe.data.resolution,
             mean=teacher.mean,
             std=teacher.std,

@@ -46,7 +46,7 @@ def build_terms(specifications: Iterable[tuple[str, float, dict[str, Any]]]) -> 
     return tuple(terms)
 
 
-class Teacher:
+class TeacherSignal:
     """The teacher's outputs on a batch, computed once and shared by everything that learns from it.
 
     members: frozen networks in eval mode; their logits are stacked (members, N, classes).
@@ -88,7 +88,7 @@ class Teacher:
 
 def distil_step(
     network: nn.Module,
-    teacher: Teacher,
+    teacher: TeacherSignal,
     terms: Sequence[Term],
     *,
     label_weight: float,
@@ -132,7 +132,7 @@ def distil_step(
 
 def label_step(network: nn.Module, *, label_smoothing: float = 0.0) -> Step:
     """Return the step that learns from labels alone, as a teacher does."""
-    return distil_step(network, Teacher([]), (), label_weight=1.0, label_smoothing=label_smoothing)
+    return distil_step(network, TeacherSignal([]), (), label_weight=1.0, label_smoothing=label_smoothing)
 
 
 def _outputs(network: nn.Module, inputs: Tensor, feature_taps: tuple[str, ...]) -> Outputs:

@@ -98,7 +98,7 @@ def assemble(run: Run) -> dict[str, Any]:
         },
         **verification,
         "tflite_bytes": run.artifacts["tflite"].metrics["tflite_bytes"],
-        "macs": macs(student, run.input_shape),
+        "macs": macs(student, run.input_shape[1:]),
         "parameters": parameters(student),
         "arena_bytes": run.artifacts["budget"].metrics["arena_bytes"],
         "fits": run.artifacts["budget"].metrics["fits"],

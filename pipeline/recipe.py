@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from export.boards import BOARDS
 from export.errors import InputError
+from models.teachers import IMAGENET_MEAN, IMAGENET_STD
 from models.zoo import STUDENTS, TEACHERS
 from pipeline.names import lookup, suggestion
 from pipeline.objectives import OBJECTIVES
@@ -76,15 +77,14 @@ class Teacher(Section):
     model: str | None = None
     weights: str | None = None
     members: tuple[Member, ...] = ()
-    mean: Channels = (0.5,)
-    std: Channels = (0.5,)
+    mean: Channels = IMAGENET_MEAN
+    std: Channels = IMAGENET_STD
     schedule: Schedule | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        sources = [self.weights is not None, bool(self.members), self.schedule is not None]
-        if sum(sources) != 1:
-            raise ValueError("give exactly one of 'weights' (load), 'members' (ensemble), 'schedule' (train)")
+        if bool(self.members) == (self.weights is not None or self.schedule is not None):
+            raise ValueError("give 'weights' (load), 'schedule' (train), both (fine-tune), or 'members'")
         if bool(self.members) == (self.model is not None):
             raise ValueError("name the network with 'model', or with one 'model' for each of 'members'")
         return self

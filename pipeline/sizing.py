@@ -1,4 +1,4 @@
-"""Size a student before it is trained: random or given weights and images through PTQ to TFLite and header."""
+"""Size a student before it is trained: initialised or loaded, through PTQ to TFLite and header."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from export.boards import BOARDS
-from export.budget import Budget, check, over_budget_message
+from export.budget import Budget, check
 from export.c_header import write_header
-from export.errors import OverBudget
+from export.errors import InputError
 from export.files import write_atomic
 from export.from_onnx import read_qdq_onnx
 from export.tflite_writer import write_tflite
@@ -17,7 +17,8 @@ from models.checkpoints import load_weights
 from models.fakequant import fold_and_quantize
 from models.layers import Padding
 from models.zoo import STUDENTS, build_student
-from pipeline.data import load_images, to_input
+from pipeline.data import IMAGE_SUFFIXES, to_input
+from pipeline.decode import decode_images
 from pipeline.names import lookup
 from pipeline.quantize import calibrate
 
@@ -36,13 +37,12 @@ def size_student(
     padding: Padding,
     board_name: str,
 ) -> Budget:
-    """Write ONNX, TFLite and, if it fits the board, the C header of one student into `out`.
+    """Write ONNX, TFLite and, only if it fits the board, the C header of one student into `out`.
 
     resolution: pixels a side, None for the table's own. images: folder to calibrate with, None for noise.
 
     Raises:
         InputError: unknown student or board, unreadable images. ModelError: weights do not match.
-        OverBudget: it does not fit; ONNX and TFLite files stay, no header is written.
     """
     lookup(STUDENTS, model, "student")
     board = lookup(BOARDS, board_name, "board")
@@ -70,9 +70,12 @@ def size_student(
 
 
 def _calibration_batch(shape: tuple[int, int, int, int], folder: Path | None) -> Tensor:
-    """Network inputs (N, C, H, W): images of a folder, or uniform noise."""
+    """Network inputs (N, C, H, W): images from anywhere under a folder, or uniform noise."""
     _, channels, resolution, _ = shape
-    if folder is not None:
-        return to_input(load_images(folder, CALIBRATION_IMAGES, resolution=resolution, channels=channels))
-    noise = torch.randint(0, 256, (CALIBRATION_IMAGES, *shape[1:]), dtype=torch.uint8)
-    return to_input(noise)
+    if folder is None:
+        return to_input(torch.randint(0, 256, (CALIBRATION_IMAGES, *shape[1:]), dtype=torch.uint8))
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise InputError(f"--images {folder}: no images there; give a folder with .png or .jpg files")
+    every = max(len(paths) // CALIBRATION_IMAGES, 1)
+    return to_input(decode_images(paths[::every][:CALIBRATION_IMAGES], resolution, channels))

@@ -17,7 +17,7 @@ from models.netaug import SuperNetwork, reestimate_batch_norm
 from pipeline.artifacts import Work
 from pipeline.context import EVALUATION_BATCH, Run, inputs_of, save_state
 from pipeline.data import calibration_images, to_input
-from pipeline.distil import Teacher, Term, build_terms, distil_step, label_step
+from pipeline.distil import TeacherSignal, Term, build_terms, distil_step, label_step
 from pipeline.objectives import taps
 from pipeline.quantize import calibrate, layer_errors
 from pipeline.training import Epoch, History, predict, top1, train
@@ -126,12 +126,12 @@ def _terms(run: Run) -> tuple[Term, ...]:
     return build_terms((term.name, term.weight, term.parameters) for term in chosen)
 
 
-def _teacher(run: Run, terms: Sequence[Term]) -> Teacher:
+def _teacher(run: Run, terms: Sequence[Term]) -> TeacherSignal:
     if not terms:
-        return Teacher([])
+        return TeacherSignal([])
     _, teacher_taps = taps([term.objective for term in terms])
     fixed = None if run.augmentation.is_random else partial(inputs_of, run.dataset.train)
-    return Teacher(run.trained_teacher(), teacher_taps, fixed)
+    return TeacherSignal(run.trained_teacher(), teacher_taps, fixed)
 
 
 def _super_network(run: Run) -> SuperNetwork:

@@ -8,7 +8,7 @@ from torch.nn import functional
 from export.errors import InputError
 from models.netaug import SuperNetwork
 from models.zoo import build_student
-from pipeline.distil import Teacher, build_terms, distil_step, label_step
+from pipeline.distil import TeacherSignal, build_terms, distil_step, label_step
 from pipeline.training import Batch, Epoch
 
 CLASSES = 4
@@ -44,7 +44,7 @@ KD = [("soft_cross_entropy", 0.9, {"temperature": 4.0})]
 def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
     recorder = Recorder().train()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    step = distil_step(student, Teacher([recorder]), build_terms(KD), label_weight=0.1)
+    step = distil_step(student, TeacherSignal([recorder]), build_terms(KD), label_weight=0.1)
     current = batch()
     (losses,) = step(current, EPOCH)
     assert recorder.seen == [current.inputs]
@@ -58,7 +58,7 @@ def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
 def test_logits_are_computed_once_where_nothing_is_random():
     recorder = Recorder()
     images = torch.randn(10, 1, 8, 8)
-    teacher = Teacher([recorder], fixed_inputs=lambda: images.split(4))
+    teacher = TeacherSignal([recorder], fixed_inputs=lambda: images.split(4))
     for indices in ([3, 9], [0, 3], [5, 1]):
         outputs = teacher(Batch(images[indices], torch.tensor(indices), torch.tensor(indices)))
         torch.testing.assert_close(outputs.logits[0], recorder.network(images[indices]))
@@ -68,7 +68,7 @@ def test_logits_are_computed_once_where_nothing_is_random():
 def test_without_objectives_no_teacher_is_asked():
     recorder = Recorder()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    (losses,) = distil_step(student, Teacher([recorder]), (), label_weight=1.0)(batch(), EPOCH)
+    (losses,) = distil_step(student, TeacherSignal([recorder]), (), label_weight=1.0)(batch(), EPOCH)
     assert set(losses) == {"label"}
     assert recorder.seen == []
 
@@ -77,7 +77,12 @@ def test_netaug_asks_the_teacher_once_and_gives_two_sets_of_losses():
     recorder = Recorder()
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     step = distil_step(
-        network, Teacher([recorder]), build_terms(KD), label_weight=0.5, netaug_weight=0.25, width_epochs=5
+        network,
+        TeacherSignal([recorder]),
+        build_terms(KD),
+        label_weight=0.5,
+        netaug_weight=0.25,
+        width_epochs=5,
     )
     base, augmented = list(step(batch(), EPOCH))
     assert set(base) == {"label", "soft_cross_entropy"}
@@ -90,7 +95,9 @@ def test_with_augmented_weight_zero_the_base_learns_as_a_plain_student_does():
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     plain = network.export_base()
     current = batch(tuple(range(8)))
-    for losses in distil_step(network, Teacher([]), (), label_weight=1.0, netaug_weight=0.0)(current, EPOCH):
+    for losses in distil_step(network, TeacherSignal([]), (), label_weight=1.0, netaug_weight=0.0)(
+        current, EPOCH
+    ):
         torch.stack(list(losses.values())).sum().backward()
     for losses in label_step(plain)(current, EPOCH):
         losses["label"].backward()
@@ -117,7 +124,9 @@ def test_wrong_objectives_are_named():
 
 def test_a_plain_student_of_the_tables_can_be_distilled():
     student = build_student("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
-    step = distil_step(student, Teacher([Recorder()]), build_terms(KD), label_weight=0.1, label_smoothing=0.1)
+    step = distil_step(
+        student, TeacherSignal([Recorder()]), build_terms(KD), label_weight=0.1, label_smoothing=0.1
+    )
     (losses,) = step(batch(), EPOCH)
     torch.stack(list(losses.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())

@@ -1,0 +1,56 @@
+"""The integer reference: runs an int8 graph in Python, in batches, bit for bit as TFLite Micro does."""
+
+import numpy as np
+import numpy.typing as npt
+
+from export.errors import InputError
+from export.graph import Graph
+from export.operators import OPERATORS, check
+
+_BATCH = 32  # bounds the unrolled windows of a convolution to some tens of megabytes
+
+
+def run(graph: Graph, inputs: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Run each of `inputs` (N, ...), int8; returns the graph's first output (N, ...), int8.
+
+    Raises InputError where the graph holds an operator that TFLM would compute otherwise or not at all.
+    """
+    output = graph.outputs[0]
+    batches = [run_all(graph, inputs[i : i + _BATCH])[output] for i in range(0, max(len(inputs), 1), _BATCH)]
+    return np.concatenate(batches)
+
+
+def run_all(graph: Graph, inputs: npt.NDArray[np.int8]) -> dict[str, npt.NDArray[np.int8]]:
+    """Like `run`, but returns every activation by name, the graph's input included."""
+    check(graph)
+    _check_inputs(graph, inputs)
+    values = {graph.inputs[0]: inputs}
+    for operator in graph.operators:
+        tensors = [graph.tensors[name] for name in operator.inputs]
+        output = graph.tensors[operator.outputs[0]]
+        arguments = [values[tensor.name] if tensor.data is None else tensor.data for tensor in tensors]
+        result = OPERATORS[operator.kind].compute(tensors, output, operator.options, arguments)
+        if result.shape[1:] != output.shape[1:]:
+            raise InputError(
+                f"{operator.kind} makes shape {result.shape[1:]} per image where tensor {output.name!r} of "
+                f"{graph.name!r} says {output.shape[1:]}; correct the graph"
+            )
+        values[output.name] = result
+    return values
+
+
+def _check_inputs(graph: Graph, inputs: npt.NDArray[np.int8]) -> None:
+    if len(graph.inputs) != 1:
+        raise InputError(f"{graph.name!r} has {len(graph.inputs)} inputs; only graphs with one can be run")
+    expected = graph.tensors[graph.inputs[0]].shape[1:]
+    if inputs.dtype != np.int8 or inputs.shape[1:] != expected:
+        raise InputError(
+            f"{graph.name!r} takes int8 inputs of shape (N, {', '.join(map(str, expected))}), "
+            f"not {inputs.dtype} {inputs.shape}"
+        )
+    for tensor in graph.tensors.values():
+        if tensor.data is None and tensor.shape[:1] != (1,):
+            raise InputError(
+                f"tensor {tensor.name!r} of {graph.name!r} has shape {tensor.shape}; "
+                "the first dimension of every activation must be 1, the batch"
+            )

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `microstill`."""
+
+from pipeline.cli import main
+
+main()

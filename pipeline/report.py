@@ -1,0 +1,153 @@
+"""The run's results for a person at a terminal, and the formats every report shares.
+
+A report is the content of `report.json`: a plain dict. Any field may be absent; what it feeds is left out.
+"""
+
+from collections.abc import Mapping
+from itertools import zip_longest
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+Report = Mapping[str, Any]
+
+# Field of the report -> what a person calls it, from the teacher to what runs on the device.
+ACCURACIES = {
+    "teacher_top1": "teacher",
+    "student_float_top1": "student, float",
+    "student_qat_top1": "student, QAT",
+    "student_int8_top1": "int8 on TFLite Micro",
+}
+SIZES = {"tflite_bytes": "model", "arena_bytes": "arena", "macs": "MACs", "parameters": "parameters"}
+BAR_WIDTH = 20  # characters
+
+
+def format_bytes(count: int) -> str:
+    """261264 -> '255.1 KiB'."""
+    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def format_count(count: int) -> str:
+    """25300000 -> '25.3 M'."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return str(count)
+
+
+def format_seconds(seconds: float) -> str:
+    """3.21 -> '3.2 s', 185 -> '3 min 05 s', 7500 -> '2 h 05 min'."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def format_figure(field: str, value: int) -> str:
+    """A value of `SIZES` in its unit."""
+    return format_bytes(value) if field.endswith("_bytes") else format_count(value)
+
+
+def format_parity(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    """(value, bound, verdict) of one parity figure; the last two are empty where nothing was asked."""
+    unit = f" {row['unit']}" if row.get("unit") else ""
+    bound = row.get("bound")
+    verdict = {True: "passed", False: "failed"}.get(row.get("passed"), "")  # type: ignore[arg-type]
+    return f"{row['value']:.6g}{unit}", "" if bound is None else f"{bound:.6g}{unit}", verdict
+
+
+def present(report: Report) -> dict[str, Any]:
+    """The fields that hold something: an unknown value is an absent one."""
+    return {field: value for field, value in report.items() if value is not None}
+
+
+def fits_board(report: Report) -> bool | None:
+    """Whether the model fits the board; None if the budget was not checked."""
+    return report.get("fits", report.get("budget", {}).get("fits"))
+
+
+def fit_sentence(report: Report) -> str:
+    """'fits generic-256k', 'does not fit generic-256k', or nothing if the budget was not checked."""
+    board = report.get("budget", {}).get("board", "the board")
+    return {True: f"fits {board}", False: f"does not fit {board}", None: ""}[fits_board(report)]
+
+
+def terminal_summary(report: Report) -> RenderableType:
+    """One page: accuracies, sizes, SRAM and flash against the board, parity, and the time of each stage."""
+    report = present(report)
+    sections = (_headline(report), _figures(report), _memory(report), _parity(report), _stages(report))
+    spaced = [part for section in sections if section is not None for part in (section, Text())]
+    return Group(*spaced[:-1])
+
+
+def _headline(report: Report) -> RenderableType | None:
+    verdict = Text(fit_sentence(report), "green" if fits_board(report) else "bold red")
+    words = (
+        Text(report.get("student", ""), "bold"),
+        Text(report.get("dataset", {}).get("name", "")),
+        verdict,
+    )
+    line = Text(" · ").join(word for word in words if word.plain)
+    return line if line.plain else None
+
+
+def _table(*columns: str) -> Table:
+    """First column left, the others right; a heading line unless all headings are empty."""
+    table = Table(
+        box=None, padding=(0, 2, 0, 0), show_header=any(columns), header_style="dim", pad_edge=False
+    )
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=index > 0)
+    return table
+
+
+def _figures(report: Report) -> RenderableType | None:
+    accuracies = [(label, f"{report[field]:.2f} %") for field, label in ACCURACIES.items() if field in report]
+    sizes = [
+        (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
+    ]
+    table = _table("", "", "", "")
+    table.columns[2].justify = "left"
+    for accuracy, size in zip_longest(accuracies, sizes, fillvalue=("", "")):
+        table.add_row(*accuracy, *size)
+    return table if table.row_count else None
+
+
+def _memory(report: Report) -> RenderableType | None:
+    budget = report.get("budget", {})
+    table = _table("", "", "", "")
+    for memory, label in (("sram", "SRAM"), ("flash", "flash")):
+        used, limit = budget.get(f"{memory}_bytes"), budget.get(f"{memory}_limit_bytes")
+        if used is None or not limit:
+            continue
+        style = "green" if used <= limit else "red"
+        bar = ProgressBar(limit, min(used, limit), BAR_WIDTH, complete_style=style, finished_style=style)
+        amount = f"{format_bytes(used)} of {format_bytes(limit)}"
+        table.add_row(label, bar, amount, f"{100 * used / limit:.0f} %")
+    return table if table.row_count else None
+
+
+def _parity(report: Report) -> RenderableType | None:
+    table = _table("parity", "value", "bound", "")
+    for row in report.get("parity", ()):
+        value, bound, verdict = format_parity(row)
+        table.add_row(row["name"], value, bound, Text(verdict, "green" if verdict == "passed" else "red"))
+    return table if table.row_count else None
+
+
+def _stages(report: Report) -> RenderableType | None:
+    stages = report.get("stages", ())
+    table = _table("stage", "time", "")
+    for stage in stages:
+        note = Text("reused" if stage["reused"] else "", "dim")
+        table.add_row(stage["name"], format_seconds(stage["seconds"]), note)
+    if len(stages) > 1:
+        total = sum(stage["seconds"] for stage in stages if not stage["reused"])
+        table.add_row("this run", format_seconds(total), "")
+    return table if table.row_count else None

@@ -1,0 +1,249 @@
+"""Random int8 graphs: for each kind of operator a hypothesis strategy, and one small net with many kinds."""
+
+from collections.abc import Callable
+
+import numpy as np
+from hypothesis import strategies as st
+
+from export.graph import Graph, Operator, Quantization, Tensor
+
+Draw = Callable[[st.SearchStrategy], object]
+
+sizes = st.integers(1, 8)
+channels = st.integers(1, 9)
+zero_points = st.integers(-128, 127)
+scales = st.floats(-9, 0).map(lambda exponent: float(np.float32(2.0**exponent)))
+activations = st.sampled_from(["NONE", "RELU", "RELU6"])
+seeds = st.integers(0, 2**32 - 1)
+
+
+def activation(name: str, shape: tuple[int, ...], scale: float, zero_point: int) -> Tensor:
+    return Tensor(name, shape, np.int8, Quantization(np.array([scale], np.float32), zero_point))
+
+
+def integers(name: str, data) -> Tensor:
+    array = np.asarray(data, np.int32)
+    return Tensor(name, array.shape, np.int32, None, array)
+
+
+def graph(tensors: list[Tensor], *operators: Operator) -> Graph:
+    """The first tensor is the input, the last operator makes the output."""
+    by_name = {tensor.name: tensor for tensor in tensors}
+    return Graph("random", by_name, operators, (tensors[0].name,), operators[-1].outputs)
+
+
+def random_inputs(graph: Graph, count: int, seed: int) -> np.ndarray:
+    shape = graph.tensors[graph.inputs[0]].shape[1:]
+    return np.random.default_rng(seed).integers(-128, 128, (count, *shape)).astype(np.int8)
+
+
+def one_operator(draw: Draw, kind: str, x: Tensor, y: Tensor, constants: list[Tensor], **options) -> Graph:
+    names = (x.name, *(tensor.name for tensor in constants))
+    return graph([x, *constants, y], Operator(kind, names, (y.name,), options))
+
+
+def any_activation(draw: Draw, name: str, shape: tuple[int, ...]) -> Tensor:
+    return activation(name, shape, draw(scales), draw(zero_points))
+
+
+def image(draw: Draw) -> Tensor:
+    return any_activation(draw, "x", (1, draw(sizes), draw(sizes), draw(channels)))
+
+
+def like(x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(name, shape, np.int8, x.quantization)
+
+
+def window_options(draw: Draw, x: Tensor, size: tuple[int, int], dilation: tuple[int, int]) -> tuple[dict, tuple]:
+    """Stride and padding that suit the window, and the output's height and width."""
+    extent = [(length - 1) * step + 1 for length, step in zip(size, dilation, strict=True)]
+    stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    fits = all(e <= s for e, s in zip(extent, x.shape[1:3], strict=True))
+    padding = draw(st.sampled_from(["SAME", "VALID"])) if fits else "SAME"
+    lost = extent if padding == "VALID" else (1, 1)
+    out = tuple((s - e) // step + 1 for s, e, step in zip(x.shape[1:3], lost, stride, strict=True))
+    return {"stride": stride, "padding": padding}, out
+
+
+def weights_and_bias(draw: Draw, x: Tensor, shape: tuple[int, ...], axis: int) -> list[Tensor]:
+    random = np.random.default_rng(draw(seeds))
+    count = shape[axis]
+    per_channel = count > 1 and draw(st.booleans())
+    scale = (draw(scales) * random.uniform(0.25, 1, count if per_channel else 1)).astype(np.float32)
+    data = random.integers(-127, 128, shape).astype(np.int8)
+    quantization = Quantization(scale, 0, axis if per_channel else None)
+    weights = Tensor("weights", shape, np.int8, quantization, data)
+    if not draw(st.booleans()):
+        return [weights]
+    span = draw(st.sampled_from([100, 10_000, 1 << 20]))
+    values = random.integers(-span, span, count).astype(np.int32)
+    bias_scale = scale * x.quantization.scale[0]
+    bias = Tensor("bias", (count,), np.int32, Quantization(bias_scale, 0, 0 if per_channel else None), values)
+    return [weights, bias]
+
+
+def convolution(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    size = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    dilation = draw(st.sampled_from([(1, 1), (1, 1), (2, 1), (2, 2)]))
+    options, out = window_options(draw, x, size, dilation)
+    if dilation != (1, 1):
+        options["dilation"] = dilation
+    if kind == "CONV_2D":
+        count = draw(channels)
+        constants = weights_and_bias(draw, x, (count, *size, x.shape[3]), 0)
+    else:
+        options["depth_multiplier"] = draw(st.integers(1, 3))
+        count = x.shape[3] * options["depth_multiplier"]
+        constants = weights_and_bias(draw, x, (1, *size, count), 3)
+    y = any_activation(draw, "y", (1, *out, count))
+    return one_operator(draw, kind, x, y, constants, activation=draw(activations), **options)
+
+
+def fully_connected(draw: Draw, kind: str) -> Graph:
+    x = draw(st.sampled_from([image(draw), any_activation(draw, "x", (1, draw(st.integers(1, 300))))]))
+    count = draw(channels)
+    constants = weights_and_bias(draw, x, (count, int(np.prod(x.shape))), 0)
+    return one_operator(
+        draw, kind, x, any_activation(draw, "y", (1, count)), constants, activation=draw(activations)
+    )
+
+
+def add(draw: Draw, kind: str) -> Graph:
+    """The second term is the first at another scale (through RELU), or a constant that may be broadcast."""
+    x = image(draw)
+    y = any_activation(draw, "y", x.shape)
+    options = {"activation": draw(activations)}
+    if draw(st.booleans()):
+        shape = draw(st.sampled_from([x.shape, (1, 1, 1, x.shape[3])]))
+        term = any_activation(draw, "term", shape)
+        data = np.random.default_rng(draw(seeds)).integers(-128, 128, shape).astype(np.int8)
+        constant = Tensor("term", shape, np.int8, term.quantization, data)
+        return one_operator(draw, kind, x, y, [constant], **options)
+    other = any_activation(draw, "other", x.shape)
+    relu = Operator("RELU", ("x",), ("other",))
+    return graph([x, other, y], relu, Operator(kind, ("other", "x"), ("y",), options))
+
+
+def pool(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    size = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    options, out = window_options(draw, x, size, (1, 1))
+    y = like(x, "y", (1, *out, x.shape[3]))
+    return one_operator(draw, kind, x, y, [], filter=size, activation=draw(activations), **options)
+
+
+def mean(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    axes = draw(st.sampled_from([(1, 2), (2, 1), (1,), (3,), (2, 3), (-2, 1)]))
+    keep_dims = draw(st.booleans())
+    shape = np.zeros(x.shape).mean(axis=axes, keepdims=keep_dims).shape
+    y = any_activation(draw, "y", shape)
+    return one_operator(draw, kind, x, y, [integers("axes", axes)], keep_dims=keep_dims)
+
+
+def reshape(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    shape = draw(st.sampled_from([(1, int(np.prod(x.shape))), (1, x.shape[1] * x.shape[2], x.shape[3])]))
+    return one_operator(draw, kind, x, like(x, "y", shape), [], new_shape=shape)
+
+
+def softmax(draw: Draw, kind: str) -> Graph:
+    x = any_activation(draw, "x", draw(st.sampled_from([(1, 10), (1, 1), (1, 200), (1, 2, 3, 5)])))
+    y = activation("y", x.shape, 1 / 256, -128)
+    return one_operator(draw, kind, x, y, [], beta=draw(st.sampled_from([1.0, 0.5, 2.0])))
+
+
+def concatenation(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    axis = draw(st.sampled_from([1, 2, 3, -1]))
+    data = np.random.default_rng(draw(seeds)).integers(-128, 128, x.shape).astype(np.int8)
+    constant = Tensor("constant", x.shape, np.int8, x.quantization, data)
+    names = draw(st.sampled_from([("x", "x"), ("x", "constant"), ("constant", "x", "x")]))
+    shape = list(x.shape)
+    shape[axis] *= len(names)
+    y = like(x, "y", tuple(shape))
+    return graph([x, constant, y], Operator(kind, names, ("y",), {"axis": axis, "activation": "NONE"}))
+
+
+def pad(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    amounts = [(0, 0), *((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(3))]
+    y = like(x, "y", tuple(size + sum(pair) for size, pair in zip(x.shape, amounts, strict=True)))
+    return one_operator(draw, kind, x, y, [integers("paddings", amounts)])
+
+
+def relu(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    y = any_activation(draw, "y", x.shape) if kind == "RELU" else like(x, "y", x.shape)
+    return one_operator(draw, kind, x, y, [])
+
+
+BUILDERS: dict[str, Callable[[Draw, str], Graph]] = {
+    "CONV_2D": convolution,
+    "DEPTHWISE_CONV_2D": convolution,
+    "FULLY_CONNECTED": fully_connected,
+    "ADD": add,
+    "AVERAGE_POOL_2D": pool,
+    "MAX_POOL_2D": pool,
+    "MEAN": mean,
+    "RESHAPE": reshape,
+    "SOFTMAX": softmax,
+    "CONCATENATION": concatenation,
+    "PAD": pad,
+    "RELU": relu,
+    "RELU6": relu,
+}
+
+
+def graphs(kind: str) -> st.SearchStrategy[Graph]:
+    """Graphs around one operator of the kind, over shapes, windows, scales, zero points and activations."""
+    return st.composite(BUILDERS[kind])(kind)
+
+
+def small_net(seed: int = 0) -> Graph:
+    """A residual int8 net on (1, 8, 8, 3): strided convolution, depthwise, addition, pool, dense, softmax."""
+    random = np.random.default_rng(seed)
+    tensors = [activation("image", (1, 8, 8, 3), 1 / 127.5, 0)]
+    operators = []
+
+    def layer(kind, inputs, output, weights_shape=None, **options):
+        tensors.append(output)
+        names = list(inputs)
+        if weights_shape:
+            axis = 3 if kind == "DEPTHWISE_CONV_2D" else 0
+            count = weights_shape[axis]
+            per_channel = kind != "FULLY_CONNECTED"
+            scale = random.uniform(0.004, 0.01, count if per_channel else 1).astype(np.float32)
+            data = random.integers(-127, 128, weights_shape).astype(np.int8)
+            bias = random.integers(-500, 500, count).astype(np.int32)
+            source = next(tensor for tensor in tensors if tensor.name == inputs[0])
+            product = (scale * source.quantization.scale[0]).astype(np.float32)
+            along, bias_along = (axis, 0) if per_channel else (None, None)
+            weights = Tensor(
+                f"{output.name}_w", weights_shape, np.int8, Quantization(scale, 0, along), data
+            )
+            tensors.append(weights)
+            tensors.append(
+                Tensor(f"{output.name}_b", (count,), np.int32, Quantization(product, 0, bias_along), bias)
+            )
+            names += [f"{output.name}_w", f"{output.name}_b"]
+        operators.append(Operator(kind, tuple(names), (output.name,), options))
+
+    same = {"stride": (1, 1), "padding": "SAME"}
+    relu6 = {"activation": "RELU6"}
+    linear = {"activation": "NONE"}
+    stem = activation("stem", (1, 4, 4, 8), 6 / 255, -128)
+    layer("CONV_2D", ["image"], stem, (8, 3, 3, 3), stride=(2, 2), padding="SAME", **relu6)
+    wide = activation("wide", (1, 4, 4, 8), 6 / 255, -128)
+    layer("DEPTHWISE_CONV_2D", ["stem"], wide, (1, 3, 3, 8), depth_multiplier=1, **same, **relu6)
+    narrow = activation("narrow", (1, 4, 4, 8), 0.05, 3)
+    layer("CONV_2D", ["wide"], narrow, (8, 1, 1, 8), **same, **linear)
+    layer("ADD", ["stem", "narrow"], activation("sum", (1, 4, 4, 8), 0.06, -5), **linear)
+    layer(
+        "AVERAGE_POOL_2D", ["sum"], activation("mean", (1, 1, 1, 8), 0.06, -5),
+        filter=(4, 4), stride=(1, 1), padding="VALID", **linear,
+    )  # fmt: skip
+    layer("FULLY_CONNECTED", ["mean"], activation("logits", (1, 5), 0.1, 7), (5, 8), **linear)
+    layer("SOFTMAX", ["logits"], activation("probabilities", (1, 5), 1 / 256, -128), beta=1.0)
+    return graph(tensors, *operators)

@@ -1,0 +1,113 @@
+"""The integer reference equals the real TFLite Micro, byte for byte."""
+
+import os
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from int8_graphs import BUILDERS, activation, graph, graphs, random_inputs, seeds, small_net
+
+from export.errors import InputError
+from export.graph import Operator
+from export.operators import OPERATORS
+from export.reference import run, run_all
+from export.tflite_reader import read_tflite
+from export.tflite_writer import write_tflite
+from export.tflm import all_tensors, run_tflm
+
+DATA = os.environ.get("MICROSTILL_DATA")
+# The crc32 of one inference on an emulated Cortex-M4, measured with a peer's firmware.
+CHECKSUMS = {
+    "ic_resnet8_int8": 0xEF5C90CC,
+    "vww_mbv1_96_int8": 0x455CEA13,
+    "kws_dscnn_int8": 0x1A578907,
+}
+
+
+def test_every_operator_has_a_strategy():
+    assert BUILDERS.keys() == OPERATORS.keys()
+
+
+@pytest.mark.parametrize("kind", OPERATORS)
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(data=st.data(), seed=seeds)
+def test_one_operator_equals_tflm(kind, data, seed):
+    model = data.draw(graphs(kind))
+    inputs = random_inputs(model, 3, seed)
+    np.testing.assert_array_equal(run(model, inputs), run_tflm(write_tflite(model), inputs))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 1000))
+def test_small_net_equals_tflm_at_every_tensor(seed):
+    model = small_net(seed)
+    one = random_inputs(model, 1, seed)
+    expected = all_tensors(write_tflite(model, strip=False), one)
+    values = run_all(model, one)
+    assert values.keys() == expected.keys()
+    for name, value in values.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+
+
+def test_batches_do_not_depend_on_their_size():
+    model = small_net()
+    inputs = random_inputs(model, 70, 1)
+    together = run(model, inputs)
+    assert together.shape == (70, 5)
+    np.testing.assert_array_equal(together, np.concatenate([run(model, one[np.newaxis]) for one in inputs]))
+    assert run(model, inputs[:0]).shape == (0, 5)
+
+
+@pytest.mark.skipif(not DATA, reason="MICROSTILL_DATA is unset; it names the folder with MLPerf Tiny's models")
+@pytest.mark.parametrize("name", CHECKSUMS)
+def test_mlperf_tiny_equals_tflm_and_the_emulated_device(name):
+    model = (Path(DATA) / "tflite" / f"{name}.tflite").read_bytes()
+    network = read_tflite(model)
+    shape = network.tensors[network.inputs[0]].shape
+    one = linear_congruential(int(np.prod(shape))).reshape(shape)
+    assert zlib.crc32(run(network, one).tobytes()) == CHECKSUMS[name]
+    inputs = random_inputs(network, 16, 0)
+    outputs = run(network, inputs)
+    np.testing.assert_array_equal(outputs, run_tflm(model, inputs))
+    for strip in (True, False):
+        np.testing.assert_array_equal(outputs, run_tflm(write_tflite(network, strip=strip), inputs))
+
+
+def linear_congruential(count):
+    """The highest byte of x = x * 1664525 + 1013904223 mod 2**32, from 12345."""
+    state, values = 12345, np.empty(count, np.uint8)
+    for index in range(count):
+        state = (state * 1664525 + 1013904223) % (1 << 32)
+        values[index] = state >> 24
+    return values.view(np.int8)
+
+
+def test_unknown_kind_is_refused_by_name():
+    x = activation("x", (1, 4), 0.1, 0)
+    model = graph([x, replace(x, name="y")], Operator("HARD_SWISH", ("x",), ("y",)))
+    with pytest.raises(InputError, match=r"HARD_SWISH.*unknown kind; known are ADD, AVERAGE_POOL_2D"):
+        run(model, np.zeros((1, 4), np.int8))
+
+
+def test_wrong_input_is_refused():
+    with pytest.raises(InputError, match=r"takes int8 inputs of shape \(N, 8, 8, 3\), not float32"):
+        run(small_net(), np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_wrong_shape_in_the_graph_is_refused():
+    x = activation("x", (1, 4, 4, 1), 0.1, 0)
+    options = {"filter": (2, 2), "stride": (2, 2), "padding": "VALID", "activation": "NONE"}
+    model = graph([x, replace(x, name="y")], Operator("MAX_POOL_2D", ("x",), ("y",), options))
+    with pytest.raises(InputError, match=r"makes shape \(2, 2, 1\).*'y'"):
+        run(model, np.zeros((1, 4, 4, 1), np.int8))
+
+
+def test_activation_without_batch_is_refused():
+    x = activation("x", (1, 4), 0.1, 0)
+    reshape = Operator("RESHAPE", ("x",), ("y",), {"new_shape": (4,)})
+    with pytest.raises(InputError, match=r"'y'.*shape \(4,\); the first dimension"):
+        run(graph([x, replace(x, name="y", shape=(4,))], reshape), np.zeros((1, 4), np.int8))

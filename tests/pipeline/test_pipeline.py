@@ -1,0 +1,167 @@
+"""The whole pipeline as a person runs it: results, a second run, kills, damage, and a full disk."""
+
+import json
+import resource
+import shutil
+import signal
+import time
+
+import pytest
+
+from pipeline.stages import STAGE_NAMES
+
+# The report holds times and is made anew; everything else must not depend on how often a run was killed.
+COMPARED = [name for name in STAGE_NAMES if name != "report"]
+
+
+def test_a_run_prints_its_result_and_leaves_every_artifact(finished):
+    command_line, exit_status, out, err = finished
+    assert exit_status == 0, err
+    report = json.loads(out.splitlines()[-1])
+    for key in ("teacher_top1", "student_float_top1", "student_int8_top1"):
+        assert 15 <= report[key] <= 100  # ten classes: it has learned something
+    for key in ("tflite_bytes", "arena_bytes", "macs", "parameters"):
+        assert report[key] > 1000
+    assert report["fits"] is True
+    parity = {row["name"]: row for row in report["parity"]}
+    assert parity["integer reference = TFLM, bytes of 500 images"]["value"] == 100.0
+    assert set(command_line.manifests()) == set(STAGE_NAMES)
+    latest = command_line.runs / "small" / "latest"
+    assert "MODEL_ARENA_BYTES" in (latest / "header" / "model_data.h").read_text()
+    page = (latest / "report" / "report.html").read_text()
+    assert "<svg" in page
+    assert {"label", "soft_cross_entropy", "netaug_label", "netaug_soft_cross_entropy"} <= set(
+        report["curves"]["distil"][0]
+    )
+
+
+@pytest.fixture
+def copied(finished, microstill):
+    """A copy of the finished run, to be damaged."""
+    shutil.copytree(finished[0].runs, microstill.runs, symlinks=True)
+    return microstill
+
+
+def test_a_second_run_does_no_work_and_says_so(finished, copied):
+    exit_status, _, err = copied("run", copied.recipe)
+    assert exit_status == 0, err
+    assert "no work was done" in err
+    assert " done in " not in err
+    assert copied.manifests() == finished[0].manifests()
+
+
+def kill_when(process, exists):
+    """SIGKILL as soon as a path shows that the stage is at work."""
+    deadline = time.monotonic() + 120
+    while not exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("stage", "pattern"),
+    [
+        ("teacher", "teacher/*.partial/checkpoint/last.pt"),
+        ("distil", "distil/*.partial/checkpoint/last.pt"),
+        ("onnx", "onnx/*.partial"),
+        ("header", "header/*.partial"),
+    ],
+)
+def test_a_killed_run_ends_with_the_same_artifacts(finished, microstill, stage, pattern):
+    before = STAGE_NAMES.index(stage)
+    if before > 1:  # start behind the trainings, which other cases cover
+        shutil.copytree(finished[0].runs, microstill.runs, symlinks=True)
+        for name in STAGE_NAMES[before:]:
+            shutil.rmtree(microstill.runs / "small" / name)
+    process = microstill.start("run", microstill.recipe)
+    kill_when(process, lambda: list((microstill.runs / "small").glob(pattern)))
+    done = set(microstill.manifests())
+    exit_status, _, err = microstill("run", microstill.recipe)
+    assert exit_status == 0, err
+    for name in done:
+        assert f"{name:9} reused" in err
+    expected = finished[0].manifests()
+    found = microstill.manifests()
+    assert {name: found[name] for name in COMPARED} == {name: expected[name] for name in COMPARED}
+    assert not list(microstill.runs.rglob("*.partial"))
+
+
+def test_a_damaged_artifact_is_built_again(finished, copied):
+    student = next(copied.runs.glob("small/distil/*/student.safetensors"))
+    content = bytearray(student.read_bytes())
+    content[-5] ^= 1
+    student.write_bytes(content)
+    exit_status, _, err = copied("run", copied.recipe)
+    assert exit_status == 0, err
+    assert "student.safetensors has changed" in err
+    assert "teacher   reused" in err
+    assert "quantize  reused" in err
+    assert copied.manifests()["distil"] == finished[0].manifests()["distil"]
+
+
+def test_from_and_until_choose_stages(copied):
+    exit_status, _, err = copied("run", copied.recipe, "--from", "tflite", "--until", "tflite")
+    assert exit_status == 0, err
+    assert "onnx      reused" in err
+    assert "tflite    done" in err
+    assert "verify" not in err
+    exit_status, out, _ = copied("status", copied.recipe)
+    assert exit_status == 0
+    assert out.count("complete") == len(STAGE_NAMES)
+
+
+def test_another_board_repeats_only_what_depends_on_it(copied):
+    exit_status, _, err = copied("run", copied.recipe, "--set", "board=pico-2")
+    assert exit_status == 0, err
+    assert "verify    reused" in err
+    assert "budget    done" in err
+
+
+def test_a_full_disk_is_one_line_and_nothing_half_written(copied):
+    shutil.rmtree(copied.runs / "small" / "onnx")
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+    exit_status, _, err = copied("run", copied.recipe, preexec_fn=limit)
+    assert exit_status == 5, err
+    assert err.splitlines()[-1].startswith("microstill: no room to write")
+    assert not list((copied.runs / "small").rglob("*.onnx*"))
+    exit_status, _, err = copied("run", copied.recipe)
+    assert exit_status == 0, err
+
+
+def test_an_over_budget_model_ends_without_a_header(copied, monkeypatch):
+    from dataclasses import replace
+
+    from export.boards import BOARDS
+    from export.errors import OverBudget
+    from pipeline.stages import open_run, run_stages
+
+    small = replace(BOARDS["generic-256k"], sram_bytes=8_000)
+    monkeypatch.setitem(BOARDS, "generic-256k", small)
+    run = open_run(copied.recipe, [], data=None, out=copied.runs, download=False)
+    with pytest.raises(OverBudget, match="8,000"):
+        run_stages(run)
+    latest = copied.runs / "small" / "latest"
+    assert (latest / "tflite" / "model.tflite").exists()
+    assert not (latest / "header").exists()
+
+
+def test_a_missed_gate_is_status_4_and_keeps_the_report(copied):
+    exit_status, _, err = copied("run", copied.recipe, "--set", "gates.int8_top1=100")
+    assert exit_status == 4
+    assert "gates.int8_top1: the int8 student reaches" in err.splitlines()[-1]
+    assert (copied.runs / "small" / "latest" / "report" / "report.html").exists()
+
+
+def test_divergence_stops_at_once(microstill):
+    exit_status, _, err = microstill(
+        "run", microstill.recipe, "--set", "teacher.schedule.learning_rate=1e30", "--until", "teacher"
+    )
+    assert exit_status == 4, err
+    assert "is not finite at step" in err.splitlines()[-1]
+    assert "Traceback" not in err
