@@ -64,21 +64,14 @@ def _matrix_product(a: Array, b: Array) -> Array:
 
 
 def _finish(
-    sums: Array, bias: Array | None, scaling: tuple[Any, Any], output: Tensor, activation: str
+    sums: Array, inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]
 ) -> Array:
-    """Add the bias (O,) to (..., O) sums of products, requantise by (multiplier, shift), clamp."""
-    accumulator = sums if bias is None else (sums + bias).astype(np.int32)
-    zero_point = zero_point_of(output)
-    bounds = numerics.activation_bounds(activation, scale_of(output), zero_point)
+    """Add the bias (O,), if any, to sums of products (..., O), requantise and clamp."""
+    accumulator = (sums + values[2]).astype(np.int32) if len(values) > 2 else sums
+    scale, zero_point = scale_of(output), zero_point_of(output)
+    scaling = numerics.convolution_multipliers(scale_of(inputs[0]), scales_of(inputs[1]), scale)
+    bounds = numerics.activation_bounds(options["activation"], scale, zero_point)
     return numerics.requantize(accumulator, *scaling, zero_point, bounds)
-
-
-def _convolution_scaling(inputs: Tensors, output: Tensor) -> tuple[Array, Array]:
-    return numerics.convolution_multipliers(scale_of(inputs[0]), scales_of(inputs[1]), scale_of(output))
-
-
-def _bias(values: Sequence[Array]) -> Array | None:
-    return values[2] if len(values) > 2 else None
 
 
 def conv_2d(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
@@ -88,9 +81,7 @@ def conv_2d(inputs: Tensors, output: Tensor, options: Options, values: Sequence[
     windows = _windows(x, weights.shape[1:3], options, 0)
     columns = windows.transpose(0, 1, 2, 4, 5, 3).reshape(-1, weights[0].size)
     sums = _matrix_product(columns, weights.reshape(len(weights), -1).T)
-    sums = sums.reshape(*windows.shape[:3], len(weights))
-    scaling = _convolution_scaling(inputs, output)
-    return _finish(sums, _bias(values), scaling, output, options["activation"])
+    return _finish(sums.reshape(*windows.shape[:3], len(weights)), inputs, output, options, values)
 
 
 def depthwise_conv_2d(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
@@ -101,21 +92,15 @@ def depthwise_conv_2d(inputs: Tensors, output: Tensor, options: Options, values:
     sums = np.zeros(windows.shape[:4], np.int32)
     for row, column in np.ndindex(*weights.shape[:2]):
         sums += windows[..., row, column] * weights[row, column]
-    scaling = _convolution_scaling(inputs, output)
-    return _finish(sums, _bias(values), scaling, output, options["activation"])
+    return _finish(sums, inputs, output, options, values)
 
 
 def fully_connected(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
     """Weights (O, I) times the flattened input; source: micro/kernels/fully_connected_common.cc."""
-    weights, weight_scales = values[1], scales_of(inputs[1])
+    weights = values[1]
     x = values[0].astype(np.float32) - zero_point_of(inputs[0])
     sums = _matrix_product(x.reshape(-1, weights.shape[1]), weights.T)
-    scaling: tuple[Any, Any] = (
-        _convolution_scaling(inputs, output)
-        if len(weight_scales) > 1
-        else numerics.fully_connected_multiplier(scale_of(inputs[0]), weight_scales[0], scale_of(output))
-    )
-    result = _finish(sums, _bias(values), scaling, output, options["activation"])
+    result = _finish(sums, inputs, output, options, values)
     return result.reshape(len(values[0]), *output.shape[1:])
 
 

@@ -107,7 +107,7 @@ class _Lowering:
         self.operators.append(Operator(kind, tuple(each.name for each in inputs), (output.name,), options))
 
     def activated(self, output: str) -> tuple[str, str]:
-        """The output's name and activation once a ReLU that alone reads the unquantised output is absorbed."""
+        """The output's name and activation, once a ReLU that alone reads it unquantised is absorbed."""
         readers = self.readers.get(output, [])
         if len(readers) != 1 or output in (*self.network.grids, *self.network.outputs):
             return output, "NONE"
@@ -352,7 +352,7 @@ def _global_pool(lowering: _Lowering, node: Node) -> None:
 
 
 def _flatten(lowering: _Lowering, node: Node) -> None:
-    """Remember what the row is made of; `read` reshapes it where it is not read by a fully connected layer."""
+    """Remember what the row is made of; `read` reshapes it for all but fully connected layers."""
     x = lowering.maps.get(node.inputs[0]) or lowering.read(node.inputs[0], node.where)
     if lowering.network.shapes[node.output] != (1, int(np.prod(x.shape))):
         raise InputError(f"{node.where}: only flattening to one row per image is supported")

@@ -44,7 +44,7 @@ def divide_by_power_of_two(x: npt.ArrayLike, exponent: npt.ArrayLike) -> Integer
     """x / 2**exponent, halves rounded away from zero (`RoundingDivideByPOT`); exponent in 0..31."""
     value, bits = np.asarray(x, np.int64), np.asarray(exponent, np.int64)
     half = (np.int64(1) << bits) >> 1
-    return (value + half) >> bits
+    return (value + half - ((value < 0) & (bits > 0))) >> bits
 
 
 def multiply_by_quantized_multiplier(
@@ -97,23 +97,11 @@ def activation_bounds(activation: str, scale: np.float32, zero_point: int) -> tu
 def convolution_multipliers(
     input_scale: np.float32, weight_scales: npt.NDArray[np.float32], output_scale: np.float32
 ) -> tuple[Integers, Integers]:
-    """Mantissa and shift per output channel: doubles throughout.
+    """Mantissa and shift per output channel, or one of each: doubles throughout. FULLY_CONNECTED's, too.
 
-    FULLY_CONNECTED with one scale per channel too.
     Source: `PopulateConvolutionQuantizationParams`, kernels/kernel_util.cc.
     """
     return quantize_multipliers(float(input_scale) * weight_scales.astype(np.float64) / float(output_scale))
-
-
-def fully_connected_multiplier(
-    input_scale: np.float32, weight_scale: np.float32, output_scale: np.float32
-) -> tuple[int, int]:
-    """Mantissa and shift of a per-tensor FULLY_CONNECTED: the two scales are multiplied in float32.
-
-    Source: `GetQuantizedConvolutionMultipler`, kernels/kernel_util.cc.
-    """
-    product = np.float32(input_scale) * np.float32(weight_scale)
-    return quantize_multiplier(float(product) / float(output_scale))
 
 
 def add_multipliers(

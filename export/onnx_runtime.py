@@ -1,8 +1,8 @@
 """Runs an ONNX file, float or quantised, with ONNX Runtime.
 
 Quantised files run as ONNX defines them, in float between QuantizeLinear and DequantizeLinear: ONNX Runtime's
-fused int8 kernels saturate 16-bit sums on x86 processors without VNNI, and its exact ones crash on files whose
-weights share a zero point. So the result is the same on every machine.
+fused int8 kernels saturate 16-bit sums on x86 processors without VNNI, and its precise ones crash on files
+whose weights share a zero point.
 """
 
 from pathlib import Path

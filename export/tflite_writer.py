@@ -27,9 +27,8 @@ _TENSOR_TYPES = {np.int8: schema.TensorType.INT8, np.int32: schema.TensorType.IN
 def write_tflite(graph: Graph, *, strip: bool = True) -> bytes:
     """The graph as the bytes of a `.tflite` file.
 
-    strip: leave out what TFLM does not read: tensor names, the quantisation of convolutions' biases and all
-    but the first of the weights' zero points (which are 0). LiteRT insists on all zero points, XNNPACK on the
-    scales of biases: both need the file made with strip=False. It computes the same.
+    strip: leave out what TFLM does not read: tensor names and the quantisation of convolutions' biases. LiteRT
+    runs both files; its XNNPACK delegate accepts only one made with strip=False. They compute the same.
     Raises InputError where TFLM would refuse the graph or compute it otherwise.
     """
     check(graph)
@@ -146,7 +145,7 @@ class _Writer:
 
     def quantization_table(self, parameters: Quantization, scale: npt.NDArray[np.float32]) -> int:
         """Scales (channels,), zero points and the axis along which they run."""
-        zero_points = [parameters.zero_point] * (1 if self.strip else len(scale))
+        zero_points = [parameters.zero_point] * len(scale)  # LiteRT insists on one a channel
         return self.table(
             "QuantizationParameters",
             Scale=self.vector(scale, np.float32),

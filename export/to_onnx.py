@@ -49,7 +49,7 @@ def export_float_onnx(network: nn.Module, shape: tuple[int, int, int, int], path
 
 
 def export_qdq_onnx(network: nn.Module, shape: tuple[int, int, int, int], path: Path) -> None:
-    """Write a quantised network for inputs (1, C, H, W): int8 weights, int32 biases, QDQ around every operator.
+    """Write a quantised network for inputs (1, C, H, W): int8 weights, int32 biases, QDQ at every operator.
 
     Raises ModelError where the network is not calibrated.
     """

@@ -1,8 +1,9 @@
 """Float layers that compute what TFLite's int8 operators compute, one layer per operator.
 
-Invariant: with simulation on, the quantised output is `scale * (integer - zero_point)` with the very integer
-that the int8 kernel gives, but for float32 sums within their last bits of a rounding boundary. Gradients are
-straight-through. Sources: TensorFlow Lite 8-bit quantization specification; TFLite Micro's reference kernels.
+In eval mode every quantised output is `scale * (integer - zero_point)` with the very integer that TFLite
+Micro's reference kernel gives, as long as float32 can tell sums of products apart (below 2**24). In training
+one rounding stands for the kernel's two. Gradients are straight-through.
+Source: TensorFlow Lite 8-bit quantization specification.
 """
 
 import math
@@ -133,8 +134,8 @@ class WeightedLayer(nn.Module):
     def requantized(self, y: Tensor, input_scale: Tensor, output_scale: Tensor) -> Tensor:
         """Round (N, O, ...) to output steps exactly as the kernel does, in two integer roundings.
 
-        In training the quantiser's one rounding must do, for speed: they differ by a step in about one value of
-        a thousand. Source: `MultiplyByQuantizedMultiplier`, tensorflow/lite/kernels/internal/common.cc.
+        In training the quantiser's one rounding must do, for speed: one value in a thousand differs by a step.
+        Source: `MultiplyByQuantizedMultiplier`, tensorflow/lite/kernels/internal/common.cc.
         """
         if self.training or not self.enabled:
             return y
@@ -144,17 +145,17 @@ class WeightedLayer(nn.Module):
             multiplier, shift = self.multipliers(scale, input_scale, output_scale)
             multiplier, shift = multiplier.reshape(along_channels), shift.reshape(along_channels)
             accumulator = torch.round(y / (input_scale * scale).reshape(along_channels)).to(torch.int64)
-            doubled = ((accumulator << shift.clamp(min=0)) * multiplier + (1 << 30)) >> 31  # halves up
+            high = ((accumulator << shift.clamp(min=0)) * multiplier + (1 << 30)) >> 31  # halves up
             right = (-shift).clamp(min=0)
-            half = (1 << right) >> 1
-            integer = (doubled + half - ((doubled < 0) & (right > 0)).to(torch.int64)) >> right  # halves away from 0
+            below_zero = ((high < 0) & (right > 0)).to(torch.int64)
+            integer = (high + ((1 << right) >> 1) - below_zero) >> right  # halves away from zero
         return y + (integer * output_scale - y.detach())
 
     def multipliers(self, scale: Tensor, input_scale: Tensor, output_scale: Tensor) -> tuple[Tensor, Tensor]:
         """input_scale * scale / output_scale as int32 mantissas and shifts, both int64 (O,).
 
-        Source: `QuantizeMultiplier`, tensorflow/lite/kernels/internal/quantization_util.cc. Scales are multiplied
-        in double for a scale per channel, in float for one per tensor.
+        The kernels multiply scales in double where they are per channel, in float where per tensor.
+        Source: `QuantizeMultiplier`, tensorflow/lite/kernels/internal/quantization_util.cc.
         """
         product = input_scale.cpu().double() * scale.cpu().double()
         if not self.per_channel:

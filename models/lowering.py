@@ -85,6 +85,7 @@ def lower(network: nn.Module) -> list[Step]:
         raise ModelError(
             f"the network cannot be traced ({error}): its forward may not depend on values"
         ) from error
+    graph.eliminate_dead_code()
     _erase_identities(graph, modules)
     taken = set(modules) - {node.target for node in graph.nodes if node.op == "call_module"}
     steps: list[Step] = []

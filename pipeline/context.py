@@ -1,6 +1,6 @@
 """One run of one recipe: what every stage can reach."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ class Run:
 
     recipe: Recipe
     recipe_path: Path
+    overrides: Sequence[str]
     store: Store
     data_root: Path | None = None
     download: bool = False
@@ -53,6 +54,12 @@ class Run:
             download=self.download,
             cache_dir=self.store.root.parent / "decoded",
         )
+
+    @property
+    def recipe_text(self) -> str:
+        """The recipe as it was given, with its overrides as comments."""
+        changes = "".join(f"# --set {override}\n" for override in self.overrides)
+        return changes + self.recipe_path.read_text(encoding="utf-8")
 
     @property
     def input_shape(self) -> tuple[int, int, int, int]:
@@ -126,7 +133,7 @@ class Run:
 
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device, channels last."""
-        return network.to(self.device, memory_format=torch.channels_last)
+        return network.to(self.device).to(memory_format=torch.channels_last)
 
     def weights_hashes(self) -> list[str]:
         """Sha256 of every weights file that the teacher is loaded from."""

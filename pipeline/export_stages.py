@@ -85,7 +85,7 @@ def assemble(run: Run) -> dict[str, Any]:
     return {
         "microstill": tool_versions()["microstill"],
         "recipe": run.recipe.name,
-        "recipe_text": run.recipe.model_dump_json(indent=1, exclude_defaults=True),
+        "recipe_text": run.recipe_text,
         "student": run.recipe.student.model,
         "teacher": run.recipe.teacher.title,
         "dataset": {
@@ -128,7 +128,7 @@ PRODUCTS = (
 def _file_row(run: Run, stage: str, name: str) -> dict[str, Any]:
     path = run.file(stage, name)
     digest = run.artifacts[stage].manifest["files"][name]
-    return {"path": str(path), "bytes": path.stat().st_size, "sha256": digest}
+    return {"path": str(path.relative_to(run.store.root)), "bytes": path.stat().st_size, "sha256": digest}
 
 
 def _read(run: Run, stage: str, name: str) -> Any:

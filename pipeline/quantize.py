@@ -1,4 +1,4 @@
-"""Post-training quantisation: calibrates the activations' ranges, and reports the error each operator adds."""
+"""Post-training quantisation: calibrates the ranges of activations, reports the error each operator adds."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -24,8 +24,8 @@ REPORT_BATCH = 64  # images; two float copies of all their activations are held
 def calibrate(network: nn.Module, batches: Iterable[Tensor], method: Method) -> None:
     """Set the range of every activation of a quantised network from network inputs (N, C, H, W).
 
-    minmax: all values seen. percentile: those between the 0.01th and 99.99th percentile. mse: the share of the
-    full range whose int8 grid leaves the smallest mean squared error. The last two look at a random sample.
+    minmax: all values seen. percentile: those between the 0.01th and 99.99th percentile. mse: the share of
+    the full range whose grid leaves the smallest mean squared error. The last two look at a random sample.
     Afterwards quantisation is on.
 
     Raises InputError for an unknown method or no batch, ModelError where activations are not finite.
@@ -116,7 +116,7 @@ class LayerError:
 
 
 def layer_errors(network: nn.Module, images: Tensor, labels: Tensor) -> list[LayerError]:
-    """Measure each operator of a calibrated network on inputs (N, C, H, W); the one that adds most error first.
+    """Measure each operator of a calibrated network on inputs (N, C, H, W); the worst comes first.
 
     Operators that only move values are left out. Afterwards quantisation is on.
     """

@@ -160,11 +160,12 @@ def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[st
             if chosen
         ]
         rates = [epoch["learning_rate"] for epoch in epochs if "learning_rate" in epoch]
+        rates = [max(rates), min(rates)] if rates else []
         stages.append(
             {
                 "title": STAGE_TITLES.get(stage, stage),
                 "epochs": len(epochs),
-                "rates": f"{max(rates):.3g} to {min(rates):.3g}" if rates else "",
+                "rates": " to ".join(f"{rate:.3g}" for rate in dict.fromkeys(rates)),
                 "charts": charts,
             }
         )

@@ -87,8 +87,9 @@ STAGES: tuple[Stage, ...] = (
         "report.json and report.html",
         1,
         export_stages.build_report,
-        ("name", "board", "data", "teacher", "student", "distil", "quantize"),
+        (),
         ("teacher", "distil", "quantize", "onnx", "tflite", "verify", "budget", "header"),
+        also=lambda run: run.recipe_text,
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -122,7 +123,8 @@ def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Pa
         InputError: the recipe is wrong.
     """
     recipe = load_recipe(path, overrides)
-    return Run(recipe, path, Store(out / recipe.name, say), data_root=data, download=download)
+    store = Store(out / recipe.name, say)
+    return Run(recipe, path, overrides, store, data_root=data, download=download)
 
 
 def stage_states(run: Run) -> Iterator[tuple[str, str, Artifact | None]]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from int8_graphs import BUILDERS, activation, graph, graphs, random_inputs, seeds, small_net
 
 from export.errors import InputError
-from export.graph import Operator
+from export.graph import Operator, Quantization, Tensor
 from export.operators import OPERATORS
 from export.reference import run, run_all
 from export.tflite_reader import read_tflite
@@ -33,12 +33,46 @@ def test_every_operator_has_a_strategy():
 
 
 @pytest.mark.parametrize("kind", OPERATORS)
-@settings(max_examples=120, deadline=None, derandomize=True)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(data=st.data(), seed=seeds)
 def test_one_operator_equals_tflm(kind, data, seed):
     model = data.draw(graphs(kind))
     inputs = random_inputs(model, 3, seed)
     np.testing.assert_array_equal(run(model, inputs), run_tflm(write_tflite(model), inputs))
+
+
+def test_dense_scales_are_multiplied_in_double_precision():
+    """Biases next to the rounding boundaries tell the exact product of the scales from the float32 one."""
+    input_scale, weight_scale, output_scale = np.float32([0.0123, 0.0007, 9.0])
+    exact = float(input_scale) * float(weight_scale) / float(output_scale)
+    single = float(input_scale * weight_scale) / float(output_scale)
+    steps = np.arange(-120, 120)[:, np.newaxis] + 0.5
+    bias = (np.rint(steps / exact) + np.arange(-4, 5)).ravel().astype(np.int32)
+    assert (np.rint(bias * exact) != np.rint(bias * single)).any()
+    x, y = activation("x", (1, 1), input_scale, 0), activation("y", (1, len(bias)), output_scale, 0)
+    weights = Tensor(
+        "w", (len(bias), 1), np.int8, Quantization(weight_scale[np.newaxis]), np.zeros((len(bias), 1), np.int8)
+    )
+    bias_quantization = Quantization(np.float32([input_scale * weight_scale]))
+    constant = Tensor("b", bias.shape, np.int32, bias_quantization, bias)
+    dense = Operator("FULLY_CONNECTED", ("x", "w", "b"), ("y",), {"activation": "NONE"})
+    model, inputs = graph([x, weights, constant, y], dense), np.zeros((1, 1), np.int8)
+    np.testing.assert_array_equal(run(model, inputs), run_tflm(write_tflite(model), inputs))
+
+
+def test_activation_bounds_are_divided_in_single_precision():
+    """Scales at which 6 / scale is half a step in float32 but not exactly."""
+    scales = np.float32(6) / (np.arange(1, 250, dtype=np.float32) + np.float32(0.5))
+    telling = [
+        scale for scale in scales if (np.float32(6) / scale) % 1 == 0.5 and (6 / float(scale)) % 1 < 0.5
+    ]
+    assert telling
+    options = {"filter": (1, 1), "stride": (1, 1), "padding": "VALID", "activation": "RELU6"}
+    every_byte = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16, 1)
+    for scale in telling[:10]:
+        x = activation("x", every_byte.shape, scale, -128)
+        model = graph([x, replace(x, name="y")], Operator("MAX_POOL_2D", ("x",), ("y",), options))
+        np.testing.assert_array_equal(run(model, every_byte), run_tflm(write_tflite(model), every_byte))
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)

@@ -177,7 +177,7 @@ def test_headline(page):
 def test_every_curve_is_drawn_and_named(page):
     for text in ("cross entropy 0.5", "train 88", "soft cross entropy 0.125", "netaug 1", "validation 71.5"):
         assert text in page.texts
-    assert "· 1 epoch · learning rate 0.1 to 0.1" in page.text
+    assert "· 1 epoch · learning rate 0.1 loss" in page.text and "learning rate 0.1 to 0.05" in page.text
     assert page.values("aria-label").count("distil: loss") == 1 and "loaded" not in page.text
     assert {"0.3", "3"} <= set(page.texts)  # soft cross-entropy spans a factor 72: a logarithmic axis
 
