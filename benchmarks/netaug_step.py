@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.memory import keep_freed_memory
 from models.netaug import SuperNetwork
 
 CLASSES = 10
@@ -92,6 +93,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    keep_freed_memory()
     for resolution, batch in SETTINGS:
         measure(arguments.student, resolution, batch, arguments.sampled, arguments.rounds)
 

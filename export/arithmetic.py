@@ -63,9 +63,7 @@ def _matrix_product(a: Array, b: Array) -> Array:
     return (a.astype(real, copy=False) @ b.astype(real)).astype(np.int64)
 
 
-def _finish(
-    sums: Array, inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]
-) -> Array:
+def _finish(sums: Array, inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
     """Add the bias (O,), if any, to sums of products (..., O), requantise and clamp."""
     accumulator = (sums + values[2]).astype(np.int32) if len(values) > 2 else sums
     scale, zero_point = scale_of(output), zero_point_of(output)

@@ -147,34 +147,39 @@ class _Lowering:
         self.emit("PAD", [x, paddings], wide)
         return wide
 
-    def weights(self, node: Node, index: int) -> IntegerConstant:
-        """A node's int8 weights."""
-        name = node.inputs[index]
+    def weights(self, node: Node, channel_axis: int) -> IntegerConstant:
+        """A node's int8 weights, scaled as a whole or along their output channels."""
+        name = node.inputs[1]
         constant = self.network.integers.get(name)
         if constant is None or constant.integers.dtype != np.int8:
             raise InputError(
                 f"{node.where}: its weights {name!r} are not constant int8; quantise weights to int8"
             )
+        scale, axis = constant.quantization.scale, constant.quantization.axis
+        if axis is not None and (axis, len(scale)) != (channel_axis, constant.integers.shape[channel_axis]):
+            raise InputError(f"{node.where}: its weights {name!r} need one scale, or one per output channel")
         return constant
 
-    def bias(self, where: str, name: str, x: Tensor, scale: Array, channels: int) -> Array:
-        """A bias on the int32 grid input_scale * weight_scale; zeros where there is none."""
-        if not name:
-            return np.zeros(channels, np.int32)
+    def bias(self, node: Node, name: str, x: Tensor, weight: Tensor) -> Tensor:
+        """A bias on the int32 grid input scale times weight scale; zeros where the node has none."""
         assert x.quantization is not None
+        assert weight.quantization is not None
+        scale = x.quantization.scale * weight.quantization.scale
+        grid = Quantization(scale, 0, 0 if len(scale) > 1 else None)
+        channels = weight.shape[weight.quantization.axis or 0]
         if name in self.network.integers:
             constant = self.network.integers[name]
             real = constant.integers * constant.quantization.scale.astype(np.float64)
-        elif name in self.network.floats:
-            real = self.network.floats[name].astype(np.float64)
+        elif name in self.network.floats or not name:
+            real = self.network.floats.get(name, np.zeros(channels)).astype(np.float64)
         else:
-            raise InputError(f"{where}: its bias {name!r} is not a constant")
-        integers = np.rint(real.reshape(-1) / (x.quantization.scale * scale).astype(np.float64))
+            raise InputError(f"{node.where}: its bias {name!r} is not a constant")
+        integers = np.rint(real.reshape(-1) / scale.astype(np.float64))
         if len(integers) != channels or np.abs(integers).max() >= 2**31:
             raise InputError(
-                f"{where}: its bias {name!r} does not fit int32 at the scale of input and weights"
+                f"{node.where}: its bias {name!r} does not fit int32 at the scale of input and weights"
             )
-        return integers.astype(np.int32)
+        return self.constant(weight.name.removesuffix("weight") + "bias", integers.astype(np.int32), grid)
 
 
 def _same_grid(a: Quantization | None, b: Quantization | None) -> bool:
@@ -207,7 +212,7 @@ def _standalone_activation(lowering: _Lowering, node: Node) -> None:
 
 def _convolution(lowering: _Lowering, node: Node) -> None:
     x = lowering.read(node.inputs[0], node.where)
-    constant = lowering.weights(node, 1)
+    constant = lowering.weights(node, 0)
     weight, groups, channels = constant.integers, node.attributes.get("group", 1), x.shape[3]
     if groups not in (1, channels) or weight.ndim != 4:
         raise InputError(f"{node.where}: {groups} groups; only 1 or depthwise ({channels}) are supported")
@@ -219,14 +224,11 @@ def _convolution(lowering: _Lowering, node: Node) -> None:
     axis = 3 if depthwise else 0
     scale = np.broadcast_to(constant.quantization.scale, len(weight)).copy()
     weight = weight.transpose(1, 2, 3, 0) if depthwise else weight.transpose(0, 2, 3, 1)
-    bias = lowering.bias(node.where, (*node.inputs, "")[2], x, scale, len(scale))
+    weights = lowering.constant(f"{output}.weight", weight, Quantization(scale, 0, axis))
+    bias = lowering.bias(node, (*node.inputs, "")[2], x, weights)
     lowering.emit(
         "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
-        [
-            x,
-            lowering.constant(f"{output}.weight", weight, Quantization(scale, 0, axis)),
-            lowering.constant(f"{output}.bias", bias),
-        ],
+        [x, weights, bias],
         lowering.tensor(output, "", node.where),
         stride=stride,
         padding="SAME" if is_same and pads != NO_PADS else "VALID",
@@ -247,8 +249,8 @@ def _matrix_product(lowering: _Lowering, node: Node) -> None:
     readers = lowering.readers.get(node.output, [])
     bias, output = "", node.output
     if len(readers) == 1 and readers[0].kind == "Add" and output not in lowering.network.grids:
-        (other,) = set(readers[0].inputs) - {output}
-        if other in lowering.network.floats or other in lowering.network.integers:
+        constants = lowering.network.floats.keys() | lowering.network.integers.keys()
+        for other in constants.intersection(readers[0].inputs):
             bias, output = other, readers[0].output
             lowering.absorbed.add(output)
     _fully_connected(lowering, node, False, bias, output)
@@ -256,7 +258,7 @@ def _matrix_product(lowering: _Lowering, node: Node) -> None:
 
 def _fully_connected(lowering: _Lowering, node: Node, transposed: bool, bias: str, output: str) -> None:
     """Weights (O, I) where transposed, else (I, O); a flattened map is read as it lies in memory, in NHWC."""
-    constant = lowering.weights(node, 1)
+    constant = lowering.weights(node, 0 if transposed else 1)
     weight = constant.integers if transposed else constant.integers.T
     x = lowering.maps.get(node.inputs[0]) or lowering.read(node.inputs[0], node.where)
     if len(x.shape) == 4:
@@ -264,18 +266,12 @@ def _fully_connected(lowering: _Lowering, node: Node, transposed: bool, bias: st
         weight = weight.reshape(-1, channels, height, width).transpose(0, 2, 3, 1).reshape(len(weight), -1)
     scale = constant.quantization.scale
     per_tensor = bool((scale == scale[0]).all())
-    if not per_tensor and constant.quantization.axis != (0 if transposed else 1):
-        raise InputError(f"{node.where}: its weights have one scale per input; quantise per tensor")
-    scale = scale[:1] if per_tensor else scale
+    quantization = Quantization(scale[:1]) if per_tensor else Quantization(scale, 0, 0)
     output, activation = lowering.activated(output)
-    quantization = Quantization(scale, 0, None if per_tensor else 0)
-    integers = lowering.bias(node.where, bias, x, scale, len(weight))
-    parameters = [
-        lowering.constant(f"{output}.weight", weight, quantization),
-        lowering.constant(f"{output}.bias", integers),
-    ]
+    weights = lowering.constant(f"{output}.weight", weight, quantization)
+    inputs = [x, weights, lowering.bias(node, bias, x, weights)]
     result = lowering.tensor(output, "", node.where)
-    lowering.emit("FULLY_CONNECTED", [x, *parameters], result, activation=activation)
+    lowering.emit("FULLY_CONNECTED", inputs, result, activation=activation)
 
 
 def _add(lowering: _Lowering, node: Node) -> None:

@@ -21,9 +21,8 @@ _MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 def run_litert(model: bytes, inputs: npt.NDArray[np.int8], *, kernels: Kernels) -> npt.NDArray[np.int8]:
     """Run each of `inputs` (N, ...), int8, through LiteRT; returns the first output (N, ...), int8.
 
-    model: a file that holds all zero points, so one written with strip=False.
     kernels: `reference`, which rounds as TFLM does except in fully connected layers and softmax, or
-    `optimized`, with XNNPACK where it accepts the model.
+    `optimized`, with XNNPACK where it accepts the model: only one written with strip=False.
     Raises InputError if LiteRT cannot load or run the model, ResourceMissing if it is not installed.
     """
     litert = _litert()
@@ -42,8 +41,8 @@ def run_litert(model: bytes, inputs: npt.NDArray[np.int8], *, kernels: Kernels) 
             interpreter.invoke()
             outputs[index] = interpreter.get_tensor(result["index"])[0]
     except (ValueError, RuntimeError) as error:
-        reason = str(error).split(". ")[0]
-        raise InputError(f"LiteRT refuses the model ({reason}); write it with strip=False") from error
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"LiteRT refuses the model: {reason}") from error
     return outputs
 
 

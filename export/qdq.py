@@ -60,7 +60,7 @@ def read_qdq(path: Path) -> QdqNetwork:
     Raises InputError where it is not a valid ONNX file, or where activations are not per-tensor int8.
     """
     model = _load(path)
-    reader = _Reader({each.name: numpy_helper.to_array(each) for each in model.graph.initializer})
+    reader = _Reader({each.name: _array(each) for each in model.graph.initializer})
     for node in model.graph.node:
         reader.read(node)
     constants = set(reader.floats)
@@ -101,6 +101,13 @@ def _load(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path} is not a valid ONNX file ({reason}); export it again") from error
 
 
+def _array(tensor: onnx.TensorProto) -> Array:
+    try:
+        return numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"constant {tensor.name!r} is damaged ({error}); export the model again") from error
+
+
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
     return {each.name: tuple(dim.dim_value for dim in each.type.tensor_type.shape.dim) for each in values}
@@ -127,7 +134,7 @@ class _Reader:
         if node.op_type == "Constant":
             if "value" not in attributes:
                 raise InputError(f"{where}: only tensor constants are supported; simplify the model first")
-            self.floats[node.output[0]] = numpy_helper.to_array(attributes["value"])
+            self.floats[node.output[0]] = _array(attributes["value"])
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             self.pair(node, where, attributes.get("axis", 1))
         elif node.op_type in ("Identity", "Dropout"):
@@ -141,13 +148,14 @@ class _Reader:
         source, output = self.behind(node.input[0]), node.output[0]
         scale, zero_point = self.grid(node, where)
         if source in self.floats or source in self.integers:
-            quantization = _constant_grid(where, scale, zero_point, axis)
+            real = self.floats[source] if source in self.floats else self.integers[source].integers
+            quantization = _constant_grid(where, scale, zero_point, axis % max(real.ndim, 1))
             if source in self.integers:
                 self.integers[output] = self.integers[source]
             elif node.op_type == "QuantizeLinear":
-                self.integers[output] = _quantize(self.floats[source], quantization)
+                self.integers[output] = _quantize(real, quantization)
             else:
-                self.integers[output] = IntegerConstant(self.floats[source], quantization)
+                self.integers[output] = IntegerConstant(real, quantization)
             return
         if scale.size != 1:
             raise InputError(

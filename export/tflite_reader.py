@@ -218,11 +218,10 @@ def _check_order(graph: Graph, states: set[str]) -> None:
 
 def _check_types(graph: Graph) -> None:
     for operator in graph.operators:
-        if operator.kind in _BORDER_KINDS:
-            continue
+        border = (*graph.inputs, *graph.outputs) if operator.kind in _BORDER_KINDS else ()
         for name in (*operator.inputs, *operator.outputs):
-            if graph.tensors[name].dtype is np.float32:
+            if graph.tensors[name].dtype is np.float32 and name not in border:
                 raise InputError(
-                    f"{operator.kind} of {graph.name} works on {name!r}, which is float32; quantise the model "
-                    "to int8 (floats are allowed only at its inputs and outputs)"
+                    f"{operator.kind} of {graph.name} works on {name!r}, which is float32; quantise the "
+                    "model to int8 (only its inputs and outputs may be floats)"
                 )

@@ -27,8 +27,8 @@ _TENSOR_TYPES = {np.int8: schema.TensorType.INT8, np.int32: schema.TensorType.IN
 def write_tflite(graph: Graph, *, strip: bool = True) -> bytes:
     """The graph as the bytes of a `.tflite` file.
 
-    strip: leave out what TFLM does not read: tensor names and the quantisation of convolutions' biases. LiteRT
-    runs both files; its XNNPACK delegate accepts only one made with strip=False. They compute the same.
+    strip: leave out what TFLM does not read: tensor names and the quantisation of convolutions' biases.
+    LiteRT runs both files, its XNNPACK delegate only one made with strip=False. They compute the same.
     Raises InputError where TFLM would refuse the graph or compute it otherwise.
     """
     check(graph)

@@ -1,8 +1,8 @@
 """Child processes that hold the TensorFlow Lite Micro interpreter, and the requests they answer.
 
 Native code checks little: a bad model or a small arena can abort the process, and it prints as it likes. So
-it runs in `python -m export.tflm_worker`, one request after another; a child that dies is replaced at the next
-call. Parent and child exchange pickles over pipes that nothing else feeds.
+it runs in `python -m export.tflm_worker`, one request after another; a child that dies is replaced at the
+next call. Parent and child exchange pickles over pipes that nothing else feeds.
 """
 
 import atexit

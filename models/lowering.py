@@ -85,8 +85,7 @@ def lower(network: nn.Module) -> list[Step]:
         raise ModelError(
             f"the network cannot be traced ({error}): its forward may not depend on values"
         ) from error
-    graph.eliminate_dead_code()
-    _erase_identities(graph, modules)
+    _tidy(graph, modules)
     taken = set(modules) - {node.target for node in graph.nodes if node.op == "call_module"}
     steps: list[Step] = []
     step_of: dict[fx.Node, int] = {}
@@ -176,10 +175,14 @@ def _kind(node: fx.Node, modules: dict[str, nn.Module]) -> str:
     )
 
 
-def _erase_identities(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    for node in list(graph.nodes):
+def _tidy(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
+    """Erase identities and what nobody reads."""
+    for node in reversed(list(graph.nodes)):
+        if node.op in ("placeholder", "output"):
+            continue
         if node.op == "call_module" and _kind(node, modules) == "nothing":
             node.replace_all_uses_with(node.args[0])
+        if not node.users:
             graph.erase_node(node)
 
 

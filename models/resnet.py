@@ -29,7 +29,7 @@ class BasicBlock(StudentBlock):
             if residual
             else factory.types.conv(channels, row.out, 1, stride=stride, bias=True, padding=factory.padding)
         )
-        self.activation = factory.activation()
+        self.activation = factory.activation(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, channels, H, W) -> (N, out, H / stride, W / stride)."""

@@ -48,7 +48,7 @@ class LayerFactory:
     """Makes the layers of one student."""
 
     types: LayerTypes
-    activation: type[nn.Module]
+    activation: type[nn.ReLU] | type[nn.ReLU6]
     padding: Padding
     norm_epsilon: float
 
@@ -65,7 +65,7 @@ class LayerFactory:
         """Convolution without bias, batch norm and activation."""
         conv = self.types.conv(channels, out, kernel, stride=stride, groups=groups, padding=self.padding)
         norm = self.types.norm(out, eps=self.norm_epsilon)
-        return ConvNorm(conv, norm, self.activation() if activated else None)
+        return ConvNorm(conv, norm, self.activation(inplace=True) if activated else None)
 
 
 class StudentBlock(nn.Module):
@@ -96,7 +96,7 @@ class Student(StagedNetwork):
     """
 
     block_type: ClassVar[type[StudentBlock]]
-    activation_type: ClassVar[type[nn.Module]]
+    activation_type: ClassVar[type[nn.ReLU] | type[nn.ReLU6]]
 
     stem: ConvNorm
     head: ConvNorm | None

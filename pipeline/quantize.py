@@ -65,8 +65,11 @@ class _Sample:
     def __call__(self, x: Tensor) -> None:
         low, high = x.aminmax()
         self.low, self.high = min(self.low, low.item()), max(self.high, high.item())
-        chosen = torch.randint(x.numel(), (self.values_per_call,), generator=self.generator)
-        self.values.append(x.reshape(-1)[chosen.to(x.device)])
+        values = x.reshape(-1)
+        if len(values) > self.values_per_call:
+            chosen = torch.randint(len(values), (self.values_per_call,), generator=self.generator)
+            values = values[chosen.to(x.device)]
+        self.values.append(values)
         if sum(map(len, self.values)) > 2 * SAMPLE_VALUES:
             self.values = [torch.cat(self.values)[::2]]
             self.values_per_call = max(self.values_per_call // 2, 1)

@@ -1,13 +1,14 @@
 """Random int8 graphs: for each kind of operator a hypothesis strategy, and one small net with many kinds."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
 from export.graph import Graph, Operator, Quantization, Tensor
 
-Draw = Callable[[st.SearchStrategy], object]
+Draw = Callable[[st.SearchStrategy], Any]
 
 sizes = st.integers(1, 8)
 channels = st.integers(1, 9)
@@ -37,7 +38,7 @@ def random_inputs(graph: Graph, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-128, 128, (count, *shape)).astype(np.int8)
 
 
-def one_operator(draw: Draw, kind: str, x: Tensor, y: Tensor, constants: list[Tensor], **options) -> Graph:
+def one_operator(kind: str, x: Tensor, y: Tensor, constants: list[Tensor], **options) -> Graph:
     names = (x.name, *(tensor.name for tensor in constants))
     return graph([x, *constants, y], Operator(kind, names, (y.name,), options))
 
@@ -54,7 +55,9 @@ def like(x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
     return Tensor(name, shape, np.int8, x.quantization)
 
 
-def window_options(draw: Draw, x: Tensor, size: tuple[int, int], dilation: tuple[int, int]) -> tuple[dict, tuple]:
+def window_options(
+    draw: Draw, x: Tensor, size: tuple[int, int], dilation: tuple[int, int]
+) -> tuple[dict, tuple]:
     """Stride and padding that suit the window, and the output's height and width."""
     extent = [(length - 1) * step + 1 for length, step in zip(size, dilation, strict=True)]
     stride = (draw(st.integers(1, 3)), draw(st.integers(1, 3)))
@@ -97,7 +100,7 @@ def convolution(draw: Draw, kind: str) -> Graph:
         count = x.shape[3] * options["depth_multiplier"]
         constants = weights_and_bias(draw, x, (1, *size, count), 3)
     y = any_activation(draw, "y", (1, *out, count))
-    return one_operator(draw, kind, x, y, constants, activation=draw(activations), **options)
+    return one_operator(kind, x, y, constants, activation=draw(activations), **options)
 
 
 def fully_connected(draw: Draw, kind: str) -> Graph:
@@ -105,7 +108,7 @@ def fully_connected(draw: Draw, kind: str) -> Graph:
     count = draw(channels)
     constants = weights_and_bias(draw, x, (count, int(np.prod(x.shape))), 0)
     return one_operator(
-        draw, kind, x, any_activation(draw, "y", (1, count)), constants, activation=draw(activations)
+        kind, x, any_activation(draw, "y", (1, count)), constants, activation=draw(activations)
     )
 
 
@@ -119,7 +122,7 @@ def add(draw: Draw, kind: str) -> Graph:
         term = any_activation(draw, "term", shape)
         data = np.random.default_rng(draw(seeds)).integers(-128, 128, shape).astype(np.int8)
         constant = Tensor("term", shape, np.int8, term.quantization, data)
-        return one_operator(draw, kind, x, y, [constant], **options)
+        return one_operator(kind, x, y, [constant], **options)
     other = any_activation(draw, "other", x.shape)
     relu = Operator("RELU", ("x",), ("other",))
     return graph([x, other, y], relu, Operator(kind, ("other", "x"), ("y",), options))
@@ -130,7 +133,7 @@ def pool(draw: Draw, kind: str) -> Graph:
     size = (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
     options, out = window_options(draw, x, size, (1, 1))
     y = like(x, "y", (1, *out, x.shape[3]))
-    return one_operator(draw, kind, x, y, [], filter=size, activation=draw(activations), **options)
+    return one_operator(kind, x, y, [], filter=size, activation=draw(activations), **options)
 
 
 def mean(draw: Draw, kind: str) -> Graph:
@@ -139,19 +142,19 @@ def mean(draw: Draw, kind: str) -> Graph:
     keep_dims = draw(st.booleans())
     shape = np.zeros(x.shape).mean(axis=axes, keepdims=keep_dims).shape
     y = any_activation(draw, "y", shape)
-    return one_operator(draw, kind, x, y, [integers("axes", axes)], keep_dims=keep_dims)
+    return one_operator(kind, x, y, [integers("axes", axes)], keep_dims=keep_dims)
 
 
 def reshape(draw: Draw, kind: str) -> Graph:
     x = image(draw)
     shape = draw(st.sampled_from([(1, int(np.prod(x.shape))), (1, x.shape[1] * x.shape[2], x.shape[3])]))
-    return one_operator(draw, kind, x, like(x, "y", shape), [], new_shape=shape)
+    return one_operator(kind, x, like(x, "y", shape), [], new_shape=shape)
 
 
 def softmax(draw: Draw, kind: str) -> Graph:
     x = any_activation(draw, "x", draw(st.sampled_from([(1, 10), (1, 1), (1, 200), (1, 2, 3, 5)])))
     y = activation("y", x.shape, 1 / 256, -128)
-    return one_operator(draw, kind, x, y, [], beta=draw(st.sampled_from([1.0, 0.5, 2.0])))
+    return one_operator(kind, x, y, [], beta=draw(st.sampled_from([1.0, 0.5, 2.0])))
 
 
 def concatenation(draw: Draw, kind: str) -> Graph:
@@ -170,13 +173,13 @@ def pad(draw: Draw, kind: str) -> Graph:
     x = image(draw)
     amounts = [(0, 0), *((draw(st.integers(0, 3)), draw(st.integers(0, 3))) for _ in range(3))]
     y = like(x, "y", tuple(size + sum(pair) for size, pair in zip(x.shape, amounts, strict=True)))
-    return one_operator(draw, kind, x, y, [integers("paddings", amounts)])
+    return one_operator(kind, x, y, [integers("paddings", amounts)])
 
 
 def relu(draw: Draw, kind: str) -> Graph:
     x = image(draw)
     y = any_activation(draw, "y", x.shape) if kind == "RELU" else like(x, "y", x.shape)
-    return one_operator(draw, kind, x, y, [])
+    return one_operator(kind, x, y, [])
 
 
 BUILDERS: dict[str, Callable[[Draw, str], Graph]] = {
@@ -220,9 +223,7 @@ def small_net(seed: int = 0) -> Graph:
             source = next(tensor for tensor in tensors if tensor.name == inputs[0])
             product = (scale * source.quantization.scale[0]).astype(np.float32)
             along, bias_along = (axis, 0) if per_channel else (None, None)
-            weights = Tensor(
-                f"{output.name}_w", weights_shape, np.int8, Quantization(scale, 0, along), data
-            )
+            weights = Tensor(f"{output.name}_w", weights_shape, np.int8, Quantization(scale, 0, along), data)
             tensors.append(weights)
             tensors.append(
                 Tensor(f"{output.name}_b", (count,), np.int32, Quantization(product, 0, bias_along), bias)

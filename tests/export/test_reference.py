@@ -41,7 +41,8 @@ def test_one_operator_equals_tflm(kind, data, seed):
     np.testing.assert_array_equal(run(model, inputs), run_tflm(write_tflite(model), inputs))
 
 
-def test_dense_scales_are_multiplied_in_double_precision():
+@pytest.mark.parametrize("kind", ["FULLY_CONNECTED", "CONV_2D"])
+def test_scales_are_multiplied_in_double_precision(kind):
     """Biases next to the rounding boundaries tell the exact product of the scales from the float32 one."""
     input_scale, weight_scale, output_scale = np.float32([0.0123, 0.0007, 9.0])
     exact = float(input_scale) * float(weight_scale) / float(output_scale)
@@ -49,14 +50,18 @@ def test_dense_scales_are_multiplied_in_double_precision():
     steps = np.arange(-120, 120)[:, np.newaxis] + 0.5
     bias = (np.rint(steps / exact) + np.arange(-4, 5)).ravel().astype(np.int32)
     assert (np.rint(bias * exact) != np.rint(bias * single)).any()
-    x, y = activation("x", (1, 1), input_scale, 0), activation("y", (1, len(bias)), output_scale, 0)
-    weights = Tensor(
-        "w", (len(bias), 1), np.int8, Quantization(weight_scale[np.newaxis]), np.zeros((len(bias), 1), np.int8)
-    )
-    bias_quantization = Quantization(np.float32([input_scale * weight_scale]))
-    constant = Tensor("b", bias.shape, np.int32, bias_quantization, bias)
-    dense = Operator("FULLY_CONNECTED", ("x", "w", "b"), ("y",), {"activation": "NONE"})
-    model, inputs = graph([x, weights, constant, y], dense), np.zeros((1, 1), np.int8)
+    rank = 2 if kind == "FULLY_CONNECTED" else 4
+    shape = (len(bias), *(1,) * (rank - 1))
+    zeros = np.zeros(shape, np.int8)
+    product = Quantization(np.float32([input_scale * weight_scale]))
+    tensors = [
+        activation("x", (1,) * rank, input_scale, 0),
+        Tensor("w", shape, np.int8, Quantization(weight_scale[np.newaxis]), zeros),
+        Tensor("b", bias.shape, np.int32, product, bias),
+        activation("y", (*(1,) * (rank - 1), len(bias)), output_scale, 0),
+    ]
+    options = {"activation": "NONE", "stride": (1, 1), "padding": "VALID"}
+    model, inputs = graph(tensors, Operator(kind, ("x", "w", "b"), ("y",), options)), zeros[:1]
     np.testing.assert_array_equal(run(model, inputs), run_tflm(write_tflite(model), inputs))
 
 
@@ -96,7 +101,9 @@ def test_batches_do_not_depend_on_their_size():
     assert run(model, inputs[:0]).shape == (0, 5)
 
 
-@pytest.mark.skipif(not DATA, reason="MICROSTILL_DATA is unset; it names the folder with MLPerf Tiny's models")
+@pytest.mark.skipif(
+    not DATA, reason="MICROSTILL_DATA is unset; it names the folder with MLPerf Tiny's models"
+)
 @pytest.mark.parametrize("name", CHECKSUMS)
 def test_mlperf_tiny_equals_tflm_and_the_emulated_device(name):
     model = (Path(DATA) / "tflite" / f"{name}.tflite").read_bytes()
