@@ -11,7 +11,7 @@ demo: setup
 	$(VENV)/bin/microstill run recipes/digits.toml
 
 test: setup compilers lint
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --dist loadfile
 
 lint: setup
 	$(VENV)/bin/ruff format --check .

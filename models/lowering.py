@@ -158,9 +158,10 @@ def _read_call(node: fx.Node, modules: dict[str, nn.Module], taken: set[str]) ->
                 absorbed.append(user)
                 activation = fused
                 break
-    operands: Any = node.args[0] if kind == "concatenate" else node.args[: 2 if kind == "add" else 1]
-    if not all(isinstance(operand, fx.Node) for operand in operands):
-        raise ModelError(f"{name}: {kind} of a constant is not supported")
+    count = 2 if kind == "add" else 1
+    operands: Any = node.args[0] if kind == "concatenate" and node.args else node.args[:count]
+    if len(operands) < count or not all(isinstance(operand, fx.Node) for operand in operands):
+        raise ModelError(f"{name}: {kind} takes tensors, by position; constants are not supported")
     return _Call(name, kind, node, module, tuple(operands), tuple(absorbed), norm, activation)
 
 

@@ -7,16 +7,20 @@ gate failed or training diverged, 5 a tool, a device or disk space is missing.
 import errno
 import json
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from export.errors import InputError, MicrostillError, OverBudget
 from models.errors import ModelError
 from pipeline.console import say, stdout
 from pipeline.names import lookup
+
+if TYPE_CHECKING:
+    from export.budget import Budget
 
 app = typer.Typer(
     help="Distil a large vision model into one that lives on a microcontroller, and prove every step.",
@@ -27,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+_NAME = partial(Column, no_wrap=True)
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DataFolder = Annotated[
@@ -63,7 +68,7 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe: teacher, distil, quantize, onnx, tflite, verify, budget, header, report.
+    """Run a recipe: size, teacher, distil, quantize, onnx, tflite, verify, budget, header, report.
 
     Finished stages are not done again; a killed run continues where it was.
     """
@@ -96,7 +101,9 @@ def status(
     from pipeline.stages import open_run, stage_states
 
     current = open_run(recipe, overrides or [], data=data, out=out, download=False)
-    table = Table("stage", "state", "seconds", "artifact", title=current.recipe.name, title_justify="left")
+    table = Table(
+        _NAME("stage"), "state", "seconds", "artifact", title=current.recipe.name, title_justify="left"
+    )
     for name, state, artifact in stage_states(current):
         seconds = f"{artifact.seconds:.1f}" if artifact else ""
         table.add_row(name, state, seconds, str(artifact.path) if artifact else "")
@@ -107,15 +114,15 @@ def status(
 def check(model: TfliteFile, board: Board = "generic-256k", as_json: Json = False) -> None:
     """Hold any int8 .tflite against a board's SRAM and flash; status 3 if it does not fit."""
     from export.boards import BOARDS
-    from export.budget import budget_table, check, over_budget_message
+    from export.budget import check
     from export.files import read_input
 
-    budget = check(read_input(model), lookup(BOARDS, board, "board"))
-    stdout.print(budget_table(budget))
-    if as_json:
-        print(json.dumps(budget.to_json()))
-    if not budget.fits:
-        raise OverBudget(over_budget_message(budget))
+    chosen = lookup(BOARDS, board, "board")
+    try:
+        budget = check(read_input(model), chosen)
+    except InputError as error:
+        raise InputError(f"{model}: {error}") from None
+    _show(budget, as_json=as_json)
 
 
 @app.command()
@@ -138,7 +145,6 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Size a student before training it: PTQ, ONNX, TFLite, header and budget, without a recipe."""
-    from export.budget import budget_table
     from pipeline.sizing import size_student
 
     budget = size_student(
@@ -152,9 +158,18 @@ def export(
         padding=padding,
         board_name=board,
     )
+    _show(budget, as_json=as_json)
+
+
+def _show(budget: "Budget", *, as_json: bool) -> None:
+    """Print a budget; raise OverBudget if it is exceeded."""
+    from export.budget import budget_table, over_budget_message
+
     stdout.print(budget_table(budget))
     if as_json:
         print(json.dumps(budget.to_json()))
+    if not budget.fits:
+        raise OverBudget(over_budget_message(budget))
 
 
 @app.command()
@@ -177,7 +192,7 @@ def boards() -> None:
     """List the boards with their core, clock, SRAM and flash."""
     from export.boards import BOARDS
 
-    table = Table("board", "core", "MHz", "SRAM bytes", "flash bytes")
+    table = Table(_NAME("board"), "core", "MHz", "SRAM bytes", "flash bytes")
     for board in BOARDS.values():
         sizes = (f"{board.sram_bytes:,}", f"{board.flash_bytes:,}")
         table.add_row(board.name, board.core, f"{board.clock_hz / 1e6:g}", *sizes)
@@ -193,7 +208,7 @@ def models() -> None:
     from models.cost import macs, parameters
     from models.zoo import STUDENTS, TEACHERS, build_student
 
-    table = Table("student", "resolution", "classes", "parameters", "MACs")
+    table = Table(_NAME("student"), "resolution", "classes", "parameters", "MACs")
     for name in STUDENTS:
         own = TABLES[name]
         network = build_student(name, classes=own.classes)
@@ -211,7 +226,7 @@ def objectives() -> None:
 
     from pipeline.objectives import OBJECTIVES
 
-    table = Table("objective", "equation", "paper", "parameters")
+    table = Table(_NAME("objective"), "equation", "paper", "parameters")
     for name, kind in OBJECTIVES.items():
         parameters = inspect.signature(kind).parameters.values()
         named = [parameter for parameter in parameters if parameter.default is not parameter.empty]

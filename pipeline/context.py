@@ -1,14 +1,16 @@
 """One run of one recipe: what every stage can reach."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from export.boards import BOARDS
 from export.errors import InputError
 from export.files import sha256_of, write_atomic
 from export.graph import Graph
@@ -62,9 +64,9 @@ class Run:
         return changes + self.recipe_path.read_text(encoding="utf-8")
 
     @property
-    def input_shape(self) -> tuple[int, int, int, int]:
-        """(1, C, H, W) of the student's input."""
-        return (1, self.dataset.channels, self.recipe.data.resolution, self.recipe.data.resolution)
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the student's input."""
+        return (self.dataset.channels, self.recipe.data.resolution, self.recipe.data.resolution)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -134,6 +136,10 @@ class Run:
     def place(self, network: nn.Module) -> nn.Module:
         """Move a network to the device, channels last."""
         return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def board_figures(self) -> dict[str, Any]:
+        """The board as its table has it now."""
+        return asdict(BOARDS[self.recipe.board])
 
     def weights_hashes(self) -> list[str]:
         """Sha256 of every weights file that the teacher is loaded from."""

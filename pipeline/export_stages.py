@@ -1,10 +1,10 @@
-"""The stages after training: onnx, tflite, verify, budget, header, report."""
+"""The stages that do not train: size before, onnx, tflite, verify, budget, header and report after."""
 
 import json
 from typing import Any
 
 from export.boards import BOARDS
-from export.budget import check, over_budget_message
+from export.budget import Budget, budget_table, check, over_budget_message
 from export.c_header import write_header
 from export.errors import GateFailed, OverBudget
 from export.files import write_atomic
@@ -13,15 +13,24 @@ from export.tflite_writer import write_tflite
 from export.to_onnx import export_float_onnx, export_qdq_onnx
 from models.cost import macs, parameters
 from pipeline.artifacts import Work, tool_versions
+from pipeline.console import stderr
 from pipeline.context import Run
 from pipeline.report_html import write_report_html
+from pipeline.sizing import noise, size
 from pipeline.verify import verify
+
+
+def build_size(run: Run, work: Work) -> dict[str, Any]:
+    """Hold the untrained student against the board, so that what cannot fit costs no training."""
+    student, inputs = run.new_student(), noise(run.image_shape)
+    return _leave_budget(size(student, inputs, BOARDS[run.recipe.board], work.path), work)
 
 
 def build_onnx(run: Run, work: Work) -> dict[str, Any]:
     """Write the float and the QDQ ONNX file."""
-    export_float_onnx(run.trained_student(), run.input_shape, work.path / "student_float.onnx")
-    export_qdq_onnx(run.quantized_student(), run.input_shape, work.path / "student_int8.onnx")
+    shape = (1, *run.image_shape)
+    export_float_onnx(run.trained_student(), shape, work.path / "student_float.onnx")
+    export_qdq_onnx(run.quantized_student(), shape, work.path / "student_int8.onnx")
     return {}
 
 
@@ -48,12 +57,18 @@ def build_verification(run: Run, work: Work) -> dict[str, Any]:
 
 
 def build_budget(run: Run, work: Work) -> dict[str, Any]:
-    """Hold the model against the board; over budget ends the run before a header is written."""
-    budget = check(run.file("tflite", "model.tflite").read_bytes(), BOARDS[run.recipe.board])
+    """Hold the trained model against the board; over budget ends the run before a header is written."""
+    model = run.file("tflite", "model.tflite").read_bytes()
+    return _leave_budget(check(model, BOARDS[run.recipe.board]), work)
+
+
+def _leave_budget(budget: Budget, work: Work) -> dict[str, Any]:
     if not budget.fits:
+        stderr.print(budget_table(budget))
         raise OverBudget(over_budget_message(budget))
-    write_atomic(work.path / "budget.json", json.dumps(budget.to_json(), indent=1))
-    return {name: budget.to_json()[name] for name in ("fits", "arena_bytes", "sram_bytes", "flash_bytes")}
+    figures = budget.to_json()
+    write_atomic(work.path / "budget.json", json.dumps(figures, indent=1))
+    return {name: figures[name] for name in ("fits", "arena_bytes", "sram_bytes", "flash_bytes")}
 
 
 def build_header(run: Run, work: Work) -> dict[str, Any]:
@@ -98,7 +113,7 @@ def assemble(run: Run) -> dict[str, Any]:
         },
         **verification,
         "tflite_bytes": run.artifacts["tflite"].metrics["tflite_bytes"],
-        "macs": macs(student, run.input_shape[1:]),
+        "macs": macs(student, run.image_shape),
         "parameters": parameters(student),
         "arena_bytes": run.artifacts["budget"].metrics["arena_bytes"],
         "fits": run.artifacts["budget"].metrics["fits"],

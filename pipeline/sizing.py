@@ -1,11 +1,11 @@
-"""Size a student before it is trained: initialised or loaded, through PTQ to TFLite and header."""
+"""Size a student before it is trained: what it will need does not depend on what it has learned."""
 
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from export.boards import BOARDS
+from export.boards import BOARDS, Board
 from export.budget import Budget, check
 from export.c_header import write_header
 from export.errors import InputError
@@ -50,32 +50,45 @@ def size_student(
     student = build_student(model, classes=classes, channels=channels, resolution=resolution, padding=padding)
     if weights is not None:
         load_weights(student, weights)
-    student.eval()
-    shape = (1, channels, student.resolution, student.resolution)
-    network = fold_and_quantize(student)
-    calibrate(network, [_calibration_batch(shape, images)], "minmax")
-    network.eval()
+    shape = (channels, student.resolution, student.resolution)
+    inputs = noise(shape) if images is None else _inputs_from(images, shape)
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("model_data.h", "model_data.c"):
         (out / stale).unlink(missing_ok=True)
-    export_float_onnx(student, shape, out / "student_float.onnx")
-    export_qdq_onnx(network, shape, out / "student_int8.onnx")
-    tflite = write_tflite(read_qdq_onnx(out / "student_int8.onnx"))
-    write_atomic(out / "model.tflite", tflite)
-    budget = check(tflite, board)
+    budget = size(student, inputs, board, out)
     if budget.fits:
         labels = [f"class {number}" for number in range(classes)]
+        tflite = (out / "model.tflite").read_bytes()
         write_header(tflite, out, arena_bytes=budget.arena_bytes, labels=labels, name=model)
     return budget
 
 
-def _calibration_batch(shape: tuple[int, int, int, int], folder: Path | None) -> Tensor:
-    """Network inputs (N, C, H, W): images from anywhere under a folder, or uniform noise."""
-    _, channels, resolution, _ = shape
-    if folder is None:
-        return to_input(torch.randint(0, 256, (CALIBRATION_IMAGES, *shape[1:]), dtype=torch.uint8))
+def size(student: nn.Module, inputs: Tensor, board: Board, out: Path) -> Budget:
+    """Take a student through PTQ to ONNX and TFLite files in `out` and hold it against a board.
+
+    inputs: network inputs (N, C, H, W) to calibrate with.
+    """
+    shape = (1, *inputs.shape[1:])
+    network = fold_and_quantize(student.eval())
+    calibrate(network, [inputs], "minmax")
+    export_float_onnx(student, shape, out / "student_float.onnx")
+    export_qdq_onnx(network.eval(), shape, out / "student_int8.onnx")
+    tflite = write_tflite(read_qdq_onnx(out / "student_int8.onnx"))
+    write_atomic(out / "model.tflite", tflite)
+    return check(tflite, board)
+
+
+def noise(shape: tuple[int, int, int]) -> Tensor:
+    """Network inputs (N, C, H, W) of uniformly random pixels."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (CALIBRATION_IMAGES, *shape), dtype=torch.uint8, generator=generator)
+    return to_input(pixels)
+
+
+def _inputs_from(folder: Path, shape: tuple[int, int, int]) -> Tensor:
+    """Network inputs (N, C, H, W) of images from anywhere under a folder."""
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not paths:
         raise InputError(f"--images {folder}: no images there; give a folder with .png or .jpg files")
     every = max(len(paths) // CALIBRATION_IMAGES, 1)
-    return to_input(decode_images(paths[::every][:CALIBRATION_IMAGES], resolution, channels))
+    return to_input(decode_images(paths[::every][:CALIBRATION_IMAGES], shape[1], shape[0]))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from export.boards import BOARDS
 from export.errors import GateFailed
 from pipeline import export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
@@ -38,6 +37,14 @@ class Stage:
 
 
 STAGES: tuple[Stage, ...] = (
+    Stage(
+        "size",
+        "hold the untrained student against the board",
+        1,
+        export_stages.build_size,
+        ("data", "student", "board"),
+        also=Run.board_figures,
+    ),
     Stage(
         "teacher",
         "train or load the teacher",
@@ -79,7 +86,7 @@ STAGES: tuple[Stage, ...] = (
         export_stages.build_budget,
         ("board",),
         ("tflite",),
-        also=lambda run: str(BOARDS[run.recipe.board]),
+        also=Run.board_figures,
     ),
     Stage("header", "C header and source", 1, export_stages.build_header, ("name",), ("tflite", "budget")),
     Stage(

@@ -207,7 +207,7 @@ class Calls(nn.Module):
         (nn.Sequential(nn.Conv2d(1, 1, 1), nn.GELU()), "1: GELU has no int8 counterpart; supported: .*ReLU6"),
         (Calls(lambda self, x: torch.sigmoid(x)), "sigmoid: sigmoid has no int8 counterpart"),
         (Calls(lambda self, x: x.mean(1)), "mean: mean has no int8 counterpart"),
-        (Calls(lambda self, x: x + 1.0), "add: add of a constant"),
+        (Calls(lambda self, x: x + 1.0), "add: add takes tensors"),
         (Calls(lambda self, x: torch.add(x, x, alpha=2)), "add with alpha"),
         (Calls(lambda self, x: torch.cat([x, x])), "concatenate: only concatenation of channels"),
         (Calls(lambda self, x: x.flatten()), "flatten: only flatten"),

@@ -5,10 +5,13 @@ import resource
 import shutil
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
-from pipeline.stages import STAGE_NAMES
+from export.boards import BOARDS
+from export.errors import OverBudget
+from pipeline.stages import STAGE_NAMES, STAGES, open_run, run_stages
 
 # The report holds times and is made anew; everything else must not depend on how often a run was killed.
 COMPARED = [name for name in STAGE_NAMES if name != "report"]
@@ -134,15 +137,22 @@ def test_a_full_disk_is_one_line_and_nothing_half_written(copied):
     assert exit_status == 0, err
 
 
-def test_an_over_budget_model_ends_without_a_header(copied, monkeypatch):
-    from dataclasses import replace
+@pytest.fixture
+def small_board(monkeypatch):
+    monkeypatch.setitem(BOARDS, "generic-256k", replace(BOARDS["generic-256k"], sram_bytes=8_000))
 
-    from export.boards import BOARDS
-    from export.errors import OverBudget
-    from pipeline.stages import open_run, run_stages
 
-    small = replace(BOARDS["generic-256k"], sram_bytes=8_000)
-    monkeypatch.setitem(BOARDS, "generic-256k", small)
+def test_what_cannot_fit_ends_before_any_training(microstill, small_board):
+    run = open_run(microstill.recipe, [], data=None, out=microstill.runs, download=False)
+    with pytest.raises(OverBudget, match="8,000"):
+        run_stages(run)
+    assert microstill.manifests() == {}
+    assert not (microstill.runs / "small" / "teacher").exists()
+
+
+def test_an_over_budget_model_ends_without_a_header(copied, small_board, monkeypatch):
+    stages = tuple(stage for stage in STAGES if stage.name != "size")
+    monkeypatch.setattr("pipeline.stages.STAGES", stages)
     run = open_run(copied.recipe, [], data=None, out=copied.runs, download=False)
     with pytest.raises(OverBudget, match="8,000"):
         run_stages(run)

@@ -62,7 +62,7 @@ def test_defaults_and_overrides(tmp_path):
             MINIMAL.replace("epochs = 2", "epochs = 0"),
             "distil.epochs: input should be greater than or equal to 1",
         ),
-        (MINIMAL.replace("resnet20", "resnet21"), "unknown teacher 'resnet21'; did you mean 'resnet20'?"),
+        (MINIMAL.replace("resnet20", "resnt20"), "unknown teacher 'resnt20'; did you mean 'resnet20'?"),
         ('board = "pico-3"\n' + MINIMAL, "unknown board 'pico-3'; did you mean 'pico-2'?"),
         (
             MINIMAL + '[student]\nmodel = "mcunet-in9"\n',
