@@ -1,6 +1,6 @@
 """Cost of a NetAug training step against a plain step of the same student, beside the ratio of their MACs.
 
-    python benchmarks/netaug_step.py [--student mobilenet-v2-tiny] [--sampled 8] [--rounds 5] [--threads 2]
+    python benchmarks/netaug_step.py [--student mobilenet-v2-tiny] [--sampled 6] [--rounds 3] [--threads 2]
 
 Both kinds of step alternate in one process, so that a busy machine slows both. Every round takes the same
 sequence of sampled networks; times are medians over rounds, then means over the sequence.
@@ -88,8 +88,8 @@ def measure(student: str, resolution: int, batch: int, sampled: int, rounds: int
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--student", default="mobilenet-v2-tiny")
-    parser.add_argument("--sampled", type=int, default=8, help="different sampled networks")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--sampled", type=int, default=6, help="different sampled networks")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -88,13 +88,13 @@ class _RoundToGrid(torch.autograd.Function):
     """torch's `fake_quantize_per_tensor_affine`; in passes that vectorise, many times as fast on a CPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: D102
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         integers = (x / scale).round_().add_(zero_point)
         ctx.save_for_backward(integers)
         return integers.clamp(-128, 127).sub_(zero_point).mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:  # noqa: D102
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (integers,) = ctx.saved_tensors
         inside = torch.ops.aten.hardtanh_backward(gradients[0], integers, -128.5, 127.5)
         return inside, None, None

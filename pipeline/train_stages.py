@@ -22,7 +22,7 @@ from pipeline.objectives import taps
 from pipeline.quantize import calibrate, layer_errors
 from pipeline.training import Epoch, History, predict, top1, train
 
-LAYER_REPORT_IMAGES = 512
+LAYER_REPORT_IMAGES = 256
 
 
 def build_teacher(run: Run, work: Work) -> dict[str, Any]:
