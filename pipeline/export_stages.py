@@ -16,13 +16,14 @@ from pipeline.artifacts import Work, tool_versions
 from pipeline.console import stderr
 from pipeline.context import Run
 from pipeline.report_html import write_report_html
-from pipeline.sizing import noise, size
+from pipeline.sizing import noise, settle, size
 from pipeline.verify import verify
 
 
 def build_size(run: Run, work: Work) -> dict[str, Any]:
     """Hold the untrained student against the board, so that what cannot fit costs no training."""
     student, inputs = run.new_student(), noise(run.image_shape)
+    settle(student, inputs)
     return _leave_budget(size(student, inputs, BOARDS[run.recipe.board], work.path), work)
 
 

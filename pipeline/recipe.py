@@ -155,7 +155,7 @@ class Quantize(Schedule):
     calibration: Literal["minmax", "percentile", "mse"] = "mse"
     calibration_images: Annotated[int, Field(ge=1)] = 512
     epochs: Annotated[int, Field(ge=1)] = 5
-    learning_rate: Positive = 0.005
+    learning_rate: Positive = 0.0005
     optimizer: Literal["sgd", "adamw"] = "sgd"
 
 

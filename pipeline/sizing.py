@@ -16,6 +16,7 @@ from export.to_onnx import export_float_onnx, export_qdq_onnx
 from models.checkpoints import load_weights
 from models.fakequant import fold_and_quantize
 from models.layers import Padding
+from models.netaug import reestimate_batch_norm
 from models.zoo import STUDENTS, build_student
 from pipeline.data import IMAGE_SUFFIXES, to_input
 from pipeline.decode import decode_images
@@ -48,10 +49,12 @@ def size_student(
     board = lookup(BOARDS, board_name, "board")
     torch.manual_seed(0)
     student = build_student(model, classes=classes, channels=channels, resolution=resolution, padding=padding)
-    if weights is not None:
-        load_weights(student, weights)
     shape = (channels, student.resolution, student.resolution)
     inputs = noise(shape) if images is None else _inputs_from(images, shape)
+    if weights is not None:
+        load_weights(student, weights)
+    else:
+        settle(student, inputs)
     out.mkdir(parents=True, exist_ok=True)
     for stale in ("model_data.h", "model_data.c"):
         (out / stale).unlink(missing_ok=True)
@@ -76,6 +79,11 @@ def size(student: nn.Module, inputs: Tensor, board: Board, out: Path) -> Budget:
     tflite = write_tflite(read_qdq_onnx(out / "student_int8.onnx"))
     write_atomic(out / "model.tflite", tflite)
     return check(tflite, board)
+
+
+def settle(student: nn.Module, inputs: Tensor) -> None:
+    """Give an untrained network the batch-norm statistics without which its values vanish or explode."""
+    reestimate_batch_norm(student, [inputs])
 
 
 def noise(shape: tuple[int, int, int]) -> Tensor:

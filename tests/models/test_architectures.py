@@ -6,8 +6,7 @@ from models.architectures import TABLES
 from models.cost import macs, parameters
 from models.zoo import build_student
 
-# Multiply-accumulates and parameters at the published resolution and classes. To the last digit where the
-# facts print it, in the rounding of github.com/mit-han-lab/mcunet's model list for all: see `ROUNDED`.
+# At the published resolution and classes; github.com/mit-han-lab/mcunet's model list rounds them further.
 PARAMETERS = {
     "mobilenet-v2-tiny": 750_280,
     "mcunet-in0": 749_840,
