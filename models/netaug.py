@@ -203,8 +203,9 @@ class SuperNetwork(FeatureNetwork):
             order = reader.abs().sum((0, 2, 3)).argsort(descending=True, stable=True)
             permute(reader, 1, order)
             for layer in block.inner:
-                for tensor in (*layer.parameters(), layer.norm.running_mean, layer.norm.running_var):
-                    permute(tensor, 0, order)
+                for tensor in (*layer.parameters(), *layer.buffers()):
+                    if tensor.ndim:  # all but batch norm's counter
+                        permute(tensor, 0, order)
 
     def export_base(self) -> Student:
         """Copy the base into a plain student, as `build_student` makes it, on the same device."""
@@ -252,7 +253,10 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
 
     As the authors do before every evaluation: each batch passes with its own statistics, and the running
     mean and (biased) variance become the mean of the batches', weighted by their images.
-    batches: network inputs (N, C, H, W).
+    batches: network inputs (N, C, H, W), at least one.
+
+    Raises:
+        ModelError: there is no batch.
     """
     norms = [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
     sums = {norm: torch.zeros(2, norm.num_features, dtype=torch.float64) for norm in norms}
@@ -274,6 +278,8 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
     finally:
         for hook in hooks:
             hook.remove()
+    if not images:
+        raise ModelError("batch-norm statistics need at least one batch of images")
     for norm in norms:
         assert norm.running_mean is not None and norm.running_var is not None
         mean, variance = sums[norm] / images

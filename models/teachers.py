@@ -135,7 +135,7 @@ class TorchvisionTeacher(Teacher):
         return tuple(names)
 
     def forward_features(self, x: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Run a copy of the network's graph that ends in the taps as well; each set of taps is traced once."""
+        """Run a copy of the network's graph that also puts out the taps; each set is traced once."""
         check_taps(taps, self.feature_names)
         key = tuple(taps)
         if key not in self._extractors:

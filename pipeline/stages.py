@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import GateFailed
+from models.memory import keep_freed_memory
 from pipeline import export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
 from pipeline.console import say
@@ -108,6 +109,7 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
     Raises:
         MicrostillError: a stage ended the run; everything complete before it stays.
     """
+    keep_freed_memory()
     again = False
     with run.store.locked():
         run.store.unlink_latest()

@@ -57,10 +57,10 @@ def build_student(run: Run, work: Work) -> dict[str, Any]:
     network = run.place(network)
     width_epochs = round(recipe.epochs * (1 - netaug.width_off)) if netaug else 0
 
-    def sort_channels(epoch: Epoch) -> None:
+    def sort_channels(epoch: Epoch, optimizer: torch.optim.Optimizer) -> None:
         # As the authors do: sorted while the width varies, left alone while the base settles.
         if isinstance(network, SuperNetwork) and epoch.index < width_epochs:
-            network.sort_channels()
+            network.sort_channels(optimizer)
 
     history = train(
         nn.ModuleDict({"network": network, "objectives": nn.ModuleList(term.objective for term in terms)}),

@@ -70,7 +70,7 @@ def train(
     title: str,
     checkpoint: Path,
     evaluate: Callable[[], float],
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: Callable[[Epoch, torch.optim.Optimizer], None] = lambda epoch, optimizer: None,
 ) -> History:
     """Train every parameter of `trainable` in place; return one row of means per epoch.
 
@@ -89,7 +89,7 @@ def train(
     with progress(title, settings.epochs * steps_per_epoch, done=len(history) * steps_per_epoch) as bar:
         for index in range(len(history), settings.epochs):
             epoch = Epoch(index, settings.epochs, _generator(settings.seed, index, stream=1))
-            on_epoch(epoch)
+            on_epoch(epoch, optimizer)
             trainable.train()
             sums: dict[str, Tensor] = {}
             data = _batches(split, settings, index, device)

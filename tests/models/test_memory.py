@@ -3,13 +3,14 @@ import sys
 
 # Page faults of taking and freeing the same 8 tensors of 40 MB, as the activations of one step are, 6 times.
 FAULTS = """
-import resource, torch
+import resource
+import numpy
 from models.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(6):
-    tensors = [torch.ones(10_000_000) for _ in range(8)]
+    tensors = [numpy.ones(10_000_000, numpy.float32) for _ in range(8)]
     del tensors
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -26,7 +26,7 @@ def super_network(name, seed=0, **factors):
     return SuperNetwork(name, classes=CLASSES, resolution=16, **factors)
 
 
-def images(count=8, seed=1):
+def images(count=4, seed=1):
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
@@ -297,3 +297,8 @@ def test_statistics_of_one_batch_make_eval_mode_equal_train_mode():
     reestimate_batch_norm(network, [x])
     with torch.no_grad():
         torch.testing.assert_close(network.eval()(x), network.train()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_no_batches_are_no_statistics():
+    with pytest.raises(ModelError, match="at least one batch"):
+        reestimate_batch_norm(super_network("resnet8").export_base(), [])
