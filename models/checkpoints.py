@@ -25,9 +25,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
         ModelError: the file is missing or no checkpoint, or it is of another network: the message gives both
             numbers of classes, both shapes, or the keys that are missing or unexpected.
     """
-    own, state = network.state_dict(), _read(path)
-    theirs, ours = _wrapping(state), _wrapping(own)
-    state = {ours + key.removeprefix(theirs): value for key, value in state.items()}
+    own = network.state_dict()
+    state = _read_for(own, path)
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
     if wrong:
         raise ModelError(f"{path}: {_shape_complaint(network, wrong, state, own)}")
@@ -39,6 +38,30 @@ def load_weights(network: nn.Module, path: Path) -> None:
             f"{path}: weights of another network: missing {_some(missing)}, unexpected {_some(unexpected)}"
         )
     network.load_state_dict(state)
+
+
+def load_matching(network: nn.Module, path: Path) -> list[str]:
+    """Load what fits from weights of the same network made for other classes or images.
+
+    Returns the names of the parameters that do not fit and keep their initial values.
+
+    Raises:
+        ModelError: the file is missing or no checkpoint, or not even half of the parameters fit.
+    """
+    own = network.state_dict()
+    state = _read_for(own, path)
+    fitting = {key: value for key, value in state.items() if key in own and value.shape == own[key].shape}
+    if 2 * len(fitting) < len(own):
+        raise ModelError(f"{path}: weights of another network: only {len(fitting)} of {len(own)} tensors fit")
+    network.load_state_dict(fitting, strict=False)
+    return [name for name, _ in network.named_parameters() if name not in fitting]
+
+
+def _read_for(own: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Read a state dict and give its keys the prefix that the network's own have."""
+    state = _read(path)
+    theirs, ours = _wrapping(state), _wrapping(own)
+    return {ours + key.removeprefix(theirs): value for key, value in state.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -65,10 +65,6 @@ class Teacher(FeatureNetwork):
         """Normalise, then what the network gives."""
         return self.network.forward_features(self.normalise(x), taps)
 
-    def soft_probabilities(self, x: Tensor, temperature: float) -> Tensor:
-        """softmax(logits / temperature), (N, classes)."""
-        return torch.softmax(self(x) / temperature, dim=-1)
-
 
 @dataclass(frozen=True)
 class Family:
@@ -162,32 +158,42 @@ def _shrink_stem(network: nn.Module, name: str, family: Family, resolution: int)
         network.set_submodule(family.pool, nn.Identity())
 
 
-class EnsembleTeacher(FeatureNetwork):
-    """Several teachers as one: the mean of their softened probabilities (arXiv 1503.02531, section 4)."""
+class EnsembleTeacher(nn.Module):
+    """One or several teachers as one (arXiv 1503.02531, section 4).
+
+    Features of a single member keep their names; those of several are `0.layer1`, `1.layer1`, ...
+    """
 
     def __init__(self, members: Sequence[Teacher]) -> None:
         super().__init__()
-        self.input_shape = members[0].input_shape
         self.members: Sequence[Teacher] = nn.ModuleList(members)  # type: ignore[assignment]
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """The members' features as `0.layer1`, `1.layer1`, ..."""
-        return tuple(f"{i}.{name}" for i, member in enumerate(self.members) for name in member.feature_names)
+        """Every name that `forward_members` takes."""
+        prefixed = zip(self._prefixes(), self.members, strict=True)
+        return tuple(prefix + name for prefix, member in prefixed for name in member.feature_names)
 
-    def forward_features(self, x: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logarithm of the mean probability at temperature 1 as logits, and the tapped features."""
+    def forward(self, x: Tensor) -> Tensor:
+        """Logarithm of the members' mean probability (N, classes): the ensemble's own logits."""
+        logits, _ = self.forward_members(x)
+        return torch.logsumexp(torch.log_softmax(logits, dim=-1), dim=0) - math.log(len(logits))
+
+    def forward_members(self, x: Tensor, taps: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Logits of every member (members, N, classes) and the tapped features, each (N, C, H, W).
+
+        Raises:
+            ModelError: a tap is not one of `feature_names`.
+        """
         check_taps(taps, self.feature_names)
         logits: list[Tensor] = []
         features: dict[str, Tensor] = {}
-        for i, member in enumerate(self.members):
-            own = [tap.removeprefix(f"{i}.") for tap in taps if tap.startswith(f"{i}.")]
-            output, found = member.forward_features(x, own)
-            logits.append(torch.log_softmax(output, dim=-1))
-            features |= {f"{i}.{name}": feature for name, feature in found.items()}
-        mean = torch.logsumexp(torch.stack(logits), dim=0) - math.log(len(logits))
-        return mean, features
+        for prefix, member in zip(self._prefixes(), self.members, strict=True):
+            own = [tap.removeprefix(prefix) for tap in taps if tap.startswith(prefix)]
+            output, found = member.forward_features(x, own) if own else (member(x), {})
+            logits.append(output)
+            features |= {prefix + name: feature for name, feature in found.items()}
+        return torch.stack(logits), features
 
-    def soft_probabilities(self, x: Tensor, temperature: float) -> Tensor:
-        """Mean over the members of softmax(logits / temperature), (N, classes)."""
-        return torch.stack([member.soft_probabilities(x, temperature) for member in self.members]).mean(0)
+    def _prefixes(self) -> list[str]:
+        return [f"{number}." for number in range(len(self.members))] if len(self.members) > 1 else [""]

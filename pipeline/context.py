@@ -4,19 +4,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torchvision
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from export.boards import BOARDS
-from export.errors import InputError
+from export.errors import InputError, ResourceMissing
 from export.files import sha256_of, write_atomic
 from export.graph import Graph
 from export.tflite_reader import read_tflite
 from models.fakequant import fold_and_quantize
-from models.zoo import build_student, build_teacher
+from models.teachers import EnsembleTeacher, Family, Teacher
+from models.zoo import TEACHERS, build_student, build_teacher
 from pipeline.artifacts import Artifact, Store
 from pipeline.augment import Augmentation
 from pipeline.data import Dataset, Split, load_dataset, to_input
@@ -24,6 +26,8 @@ from pipeline.recipe import Recipe, Schedule
 from pipeline.training import Settings
 
 EVALUATION_BATCH = 256
+PRETRAINED = "pretrained"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass
@@ -96,7 +100,7 @@ class Run:
             padding=student.padding,
         )
 
-    def new_teacher(self, name: str) -> nn.Module:
+    def new_teacher(self, name: str) -> Teacher:
         """Return one untrained teacher network."""
         torch.manual_seed(self.recipe.seed)
         teacher = self.recipe.teacher
@@ -108,14 +112,14 @@ class Run:
             std=teacher.std,
         )
 
-    def trained_teacher(self) -> list[nn.Module]:
-        """All members of the teacher, from its artifact, on the device, in eval mode."""
+    def trained_teacher(self) -> EnsembleTeacher:
+        """Return the teacher from its artifact, on the device, in eval mode: an ensemble of one or more."""
         members = []
         for number, (name, _) in enumerate(self.recipe.teacher.networks()):
             network = self.new_teacher(name)
             load_state(network, self.file("teacher", f"member{number}.safetensors"))
-            members.append(self.place(network).eval())
-        return members
+            members.append(network)
+        return self.place(EnsembleTeacher(members)).eval()
 
     def trained_student(self) -> nn.Module:
         """Return the float student from its artifact, on the device, in eval mode."""
@@ -133,7 +137,7 @@ class Run:
         """Return the int8 graph as it stands in the TFLite file."""
         return read_tflite(self.file("tflite", "model.tflite").read_bytes())
 
-    def place(self, network: nn.Module) -> nn.Module:
+    def place(self, network: Network) -> Network:
         """Move a network to the device, channels last."""
         return network.to(self.device).to(memory_format=torch.channels_last)
 
@@ -144,14 +148,19 @@ class Run:
     def weights_hashes(self) -> list[str]:
         """Sha256 of every weights file that the teacher is loaded from."""
         networks = self.recipe.teacher.networks()
-        return [sha256_of(self.weights_path(weights)) for _, weights in networks if weights is not None]
+        return [sha256_of(self.weights_path(name, weights)) for name, weights in networks if weights]
 
-    def weights_path(self, text: str) -> Path:
-        """Find a weights file: absolute, beside the recipe, or under the data folder.
+    def weights_path(self, name: str, text: str) -> Path:
+        """Find a teacher's weights: absolute, beside the recipe, or under the data folder.
+
+        The text `pretrained` stands for torchvision's ImageNet weights of that name, in the data folder or in
+        torch's cache; only with `download` are they fetched.
 
         Raises:
             InputError: it is in none of these places.
         """
+        if text == PRETRAINED:
+            return self._pretrained_path(name)
         places = [Path(text).expanduser(), self.recipe_path.parent / text]
         if self.data_root is not None:
             places.append(self.data_root / text)
@@ -160,6 +169,25 @@ class Run:
                 return place
         looked = ", ".join(str(place) for place in places)
         raise InputError(f"no weights file '{text}'; looked at {looked}; name its folder with --data")
+
+    def _pretrained_path(self, name: str) -> Path:
+        if not isinstance(TEACHERS[name], Family):
+            raise InputError(f"teacher {name} has no pretrained weights; name a file with 'weights'")
+        url = torchvision.models.get_model_weights(name).DEFAULT.url
+        file, cache = url.rpartition("/")[2], Path(torch.hub.get_dir()) / "checkpoints"
+        folders = [cache] if self.data_root is None else [self.data_root / "teachers", cache]
+        for folder in folders:
+            if (folder / file).is_file():
+                return folder / file
+        if not self.download:
+            looked = ", ".join(map(str, folders))
+            raise InputError(f"{file} is not in {looked}; put it there, or fetch it with --download")
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cache / file))
+        except OSError as error:
+            raise ResourceMissing(f"cannot download {url}: {error}") from None
+        return cache / file
 
 
 def inputs_of(split: Split, count: int | None = None) -> Iterator[Tensor]:

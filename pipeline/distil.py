@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from export.errors import InputError
 from models.netaug import SuperNetwork
+from models.teachers import EnsembleTeacher
 from pipeline.names import lookup
 from pipeline.objectives import OBJECTIVES, Objective, Outputs, taps
 from pipeline.training import Batch, Epoch, Losses, Step
@@ -46,49 +47,38 @@ def build_terms(specifications: Iterable[tuple[str, float, dict[str, Any]]]) -> 
     return tuple(terms)
 
 
-class TeacherSignal:
-    """The teacher's outputs on a batch, computed once and shared by everything that learns from it.
+TeacherSignal = Callable[[Batch], Outputs]
 
-    members: frozen networks in eval mode; their logits are stacked (members, N, classes).
-    fixed_inputs: gives the whole training split in order, in batches; set where augmentation is not random:
-        the logits of all images are then computed once, at the first use, and looked up by index.
+
+def live_teacher(network: EnsembleTeacher, feature_taps: Sequence[str] = ()) -> TeacherSignal:
+    """Return the signal of a teacher that is asked on every batch, frozen and in eval mode."""
+    network.eval().requires_grad_(False)
+
+    def signal(batch: Batch) -> Outputs:
+        with torch.no_grad():
+            return Outputs(*network.forward_members(batch.inputs, feature_taps))
+
+    return signal
+
+
+def remembered_teacher(logits: Tensor) -> TeacherSignal:
+    """Return the signal of a teacher whose logits of the whole training split are known.
+
+    logits: (members, images, classes), as `all_logits` gives them; looked up by the batch's indices.
     """
+    return lambda batch: Outputs(logits[:, batch.indices].to(batch.inputs.device))
 
-    def __init__(
-        self,
-        members: Sequence[nn.Module],
-        feature_taps: tuple[str, ...] = (),
-        fixed_inputs: Callable[[], Iterable[Tensor]] | None = None,
-    ) -> None:
-        self.members = [member.eval().requires_grad_(False) for member in members]
-        self.feature_taps = feature_taps
-        self.fixed_inputs = None if feature_taps else fixed_inputs
-        self._cached: Tensor | None = None
 
-    @torch.no_grad()
-    def __call__(self, batch: Batch) -> Outputs:
-        """Outputs on this batch."""
-        if self.fixed_inputs is not None:
-            return Outputs(self._all_logits(batch.inputs.device)[:, batch.indices])
-        if not self.feature_taps:
-            return Outputs(torch.stack([member(batch.inputs) for member in self.members]))
-        outputs = [member.forward_features(batch.inputs, self.feature_taps) for member in self.members]
-        return Outputs(torch.stack([logits for logits, _ in outputs]), outputs[0][1])
-
-    def _all_logits(self, device: torch.device) -> Tensor:
-        if self._cached is None:
-            assert self.fixed_inputs is not None
-            batches = [
-                torch.stack([member(inputs.to(device)) for member in self.members])
-                for inputs in self.fixed_inputs()
-            ]
-            self._cached = torch.cat(batches, dim=1)
-        return self._cached
+@torch.no_grad()
+def all_logits(network: EnsembleTeacher, inputs: Iterable[Tensor]) -> Tensor:
+    """Return every member's logits (members, images, classes) of all inputs, on the CPU."""
+    network.eval()
+    return torch.cat([network.forward_members(batch)[0].cpu() for batch in inputs], dim=1)
 
 
 def distil_step(
     network: nn.Module,
-    teacher: TeacherSignal,
+    teacher: TeacherSignal | None,
     terms: Sequence[Term],
     *,
     label_weight: float,
@@ -98,6 +88,7 @@ def distil_step(
 ) -> Step:
     """Return the training step that sums the label loss and all terms.
 
+    teacher: asked once a batch; None if there is nothing to learn from it.
     network: a plain network, or a SuperNetwork, of which a random augmented network is trained beside the
         base with `netaug_weight`; its width is augmented in the first `width_epochs` epochs.
     """
@@ -117,7 +108,7 @@ def distil_step(
         return found
 
     def step(batch: Batch, epoch: Epoch) -> Iterator[Losses]:
-        targets = teacher(batch) if terms else None
+        targets = teacher(batch) if teacher is not None else None
         if not isinstance(network, SuperNetwork):
             yield losses(batch, targets)
             return
@@ -132,11 +123,12 @@ def distil_step(
 
 def label_step(network: nn.Module, *, label_smoothing: float = 0.0) -> Step:
     """Return the step that learns from labels alone, as a teacher does."""
-    return distil_step(network, TeacherSignal([]), (), label_weight=1.0, label_smoothing=label_smoothing)
+    return distil_step(network, None, (), label_weight=1.0, label_smoothing=label_smoothing)
 
 
 def _outputs(network: nn.Module, inputs: Tensor, feature_taps: tuple[str, ...]) -> Outputs:
     if not feature_taps:
         return Outputs(network(inputs).unsqueeze(0))
-    logits, features = network.forward_features(inputs, feature_taps)
+    forward_features: Any = network.forward_features
+    logits, features = forward_features(inputs, feature_taps)
     return Outputs(logits.unsqueeze(0), features)

@@ -8,20 +8,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from export.files import write_atomic
-from models.checkpoints import load_weights
+from models.checkpoints import load_matching, load_weights
 from models.fakequant import fold_and_quantize
 from models.netaug import SuperNetwork, reestimate_batch_norm
 from pipeline.artifacts import Work
+from pipeline.console import say
 from pipeline.context import EVALUATION_BATCH, Run, inputs_of, save_state
 from pipeline.data import calibration_images, to_input
-from pipeline.distil import TeacherSignal, Term, build_terms, distil_step, label_step
+from pipeline.distil import (
+    TeacherSignal,
+    Term,
+    all_logits,
+    build_terms,
+    distil_step,
+    label_step,
+    live_teacher,
+    remembered_teacher,
+)
 from pipeline.objectives import taps
 from pipeline.quantize import calibrate, layer_errors
 from pipeline.training import Epoch, History, predict, top1, train
 
+TEACHER_LOGITS = "teacher_logits.safetensors"
 LAYER_REPORT_IMAGES = 256
 
 
@@ -31,8 +43,11 @@ def build_teacher(run: Run, work: Work) -> dict[str, Any]:
     history: History = []
     for number, (name, weights) in enumerate(run.recipe.teacher.networks()):
         network = run.new_teacher(name)
-        if weights is not None:
-            load_weights(network, run.weights_path(weights))
+        if weights is not None and schedule is None:
+            load_weights(network, run.weights_path(name, weights))
+        elif weights is not None:
+            fresh = ", ".join(load_matching(network, run.weights_path(name, weights))) or "nothing"
+            say(f"teacher {name}: fine-tuning {weights}; from scratch: {fresh}")
         network = run.place(network)
         if schedule is not None:
             history = train(
@@ -67,7 +82,7 @@ def build_student(run: Run, work: Work) -> dict[str, Any]:
         run.dataset.train,
         distil_step(
             network,
-            _teacher(run, terms),
+            _teacher_signal(run, terms, work.path / TEACHER_LOGITS),
             terms,
             label_weight=recipe.label_weight,
             label_smoothing=recipe.label_smoothing,
@@ -96,12 +111,14 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     if recipe.method == "qat":
         # A fake-quantised network gives logits only: objectives on features have done their work before.
         terms = [term for term in _terms(run) if not term.objective.student_taps]
+        known = run.file("distil", TEACHER_LOGITS)
+        saved = known if known.exists() else work.path / TEACHER_LOGITS
         history = train(
             network,
             run.dataset.train,
             distil_step(
                 network,
-                _teacher(run, terms),
+                _teacher_signal(run, terms, saved),
                 terms,
                 label_weight=distil.label_weight,
                 label_smoothing=distil.label_smoothing,
@@ -126,12 +143,17 @@ def _terms(run: Run) -> tuple[Term, ...]:
     return build_terms((term.name, term.weight, term.parameters) for term in chosen)
 
 
-def _teacher(run: Run, terms: Sequence[Term]) -> TeacherSignal:
+def _teacher_signal(run: Run, terms: Sequence[Term], saved: Path) -> TeacherSignal | None:
+    """The teacher on every batch, or its logits in `saved` where every epoch shows it the same images."""
     if not terms:
-        return TeacherSignal([])
+        return None
     _, teacher_taps = taps([term.objective for term in terms])
-    fixed = None if run.augmentation.is_random else partial(inputs_of, run.dataset.train)
-    return TeacherSignal(run.trained_teacher(), teacher_taps, fixed)
+    if teacher_taps or run.augmentation.is_random:
+        return live_teacher(run.trained_teacher(), teacher_taps)
+    if not saved.exists():
+        logits = all_logits(run.trained_teacher(), _on_device(run, inputs_of(run.dataset.train)))
+        write_atomic(saved, save({"logits": logits}))
+    return remembered_teacher(load_file(saved)["logits"])
 
 
 def _super_network(run: Run) -> SuperNetwork:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.metrics import confusion_matrix
-from torch import Tensor
 
 from export.litert import run_litert
 from export.onnx_runtime import run_onnx
@@ -15,7 +14,7 @@ from export.reference import run as run_reference
 from export.tflm import run_tflm
 from pipeline.console import progress
 from pipeline.context import Run, inputs_of
-from pipeline.data import Split, to_input, to_int8
+from pipeline.data import to_input, to_int8
 from pipeline.training import predict, top1
 
 REFERENCE_IMAGES = 500
@@ -43,7 +42,7 @@ def verify(run: Run) -> Verification:
     predicted = int8_logits.argmax(-1)
     return Verification(
         accuracies={
-            "teacher_top1": top1(_teacher_probabilities(run, test), test.labels),
+            "teacher_top1": top1(predict(run.trained_teacher(), inputs_of(test)), test.labels),
             "student_float_top1": top1(predict(run.trained_student(), inputs_of(test)), test.labels),
             "student_qat_top1": top1(torch.from_numpy(quantized_logits), test.labels),
             "student_int8_top1": top1(torch.from_numpy(int8_logits), test.labels),
@@ -94,11 +93,6 @@ def _row(name: str, value: float, bound: float | None, unit: str = "%") -> dict[
 
 def _agreement(one: np.ndarray, other: np.ndarray) -> float:
     return 100.0 * float((one.argmax(-1) == other.argmax(-1)).mean())
-
-
-def _teacher_probabilities(run: Run, split: Split) -> Tensor:
-    members = run.trained_teacher()
-    return torch.stack([predict(member, inputs_of(split)).softmax(-1) for member in members]).mean(0)
 
 
 def _processes() -> int:

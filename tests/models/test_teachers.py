@@ -128,14 +128,19 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     first, second = [1.0, 2.0, -3.0], [0.0, -1.0, 5.0]
     ensemble = EnsembleTeacher([constant_teacher(first), constant_teacher(second)])
     x = torch.zeros(2, 3, 2, 2)
-    softened = (torch.tensor(first).div(4).softmax(0) + torch.tensor(second).div(4).softmax(0)) / 2
-    torch.testing.assert_close(ensemble.soft_probabilities(x, 4.0), softened.expand(2, -1))
+    logits, features = ensemble.forward_members(x, ["1.seen"])
+    torch.testing.assert_close(logits, torch.tensor([first, second])[:, None].expand(2, 2, 3))
+    assert set(features) == {"1.seen"}
     mean = (torch.tensor(first).softmax(0) + torch.tensor(second).softmax(0)) / 2
     torch.testing.assert_close(ensemble(x), mean.log().expand(2, -1))
-    assert ensemble.feature_shapes() == {"0.seen": (3, 2, 2), "1.seen": (3, 2, 2)}
+    assert ensemble.feature_names == ("0.seen", "1.seen")
 
 
-def test_one_teacher_softens_alike():
-    teacher = constant_teacher([1.0, 2.0, -3.0])
-    expected = torch.tensor([[0.25, 0.5, -0.75]]).softmax(1)
-    torch.testing.assert_close(teacher.soft_probabilities(torch.zeros(1, 3, 2, 2), 4.0), expected)
+def test_an_ensemble_of_one_keeps_the_names_of_features():
+    ensemble = EnsembleTeacher([constant_teacher([1.0, 2.0, -3.0])])
+    assert ensemble.feature_names == ("seen",)
+    logits, features = ensemble.forward_members(torch.zeros(2, 3, 2, 2), ["seen"])
+    assert logits.shape == (1, 2, 3)
+    assert features["seen"].shape == (2, 3, 2, 2)
+    with pytest.raises(ModelError, match="seen"):
+        ensemble.forward_members(torch.zeros(2, 3, 2, 2), ["sen"])

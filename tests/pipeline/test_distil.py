@@ -8,7 +8,7 @@ from torch.nn import functional
 from export.errors import InputError
 from models.netaug import SuperNetwork
 from models.zoo import build_student
-from pipeline.distil import TeacherSignal, build_terms, distil_step, label_step
+from pipeline.distil import all_logits, build_terms, distil_step, label_step, live_teacher, remembered_teacher
 from pipeline.training import Batch, Epoch
 
 CLASSES = 4
@@ -27,8 +27,8 @@ class Recorder(nn.Module):
         self.seen.append(x)
         return self.network(x)
 
-    def forward_features(self, x, taps):
-        return self(x), dict.fromkeys(taps, x)
+    def forward_members(self, x, taps=()):
+        return self(x).unsqueeze(0), dict.fromkeys(taps, x)
 
 
 def batch(indices=(0, 1, 2), seed=0):
@@ -44,7 +44,7 @@ KD = [("soft_cross_entropy", 0.9, {"temperature": 4.0})]
 def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
     recorder = Recorder().train()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    step = distil_step(student, TeacherSignal([recorder]), build_terms(KD), label_weight=0.1)
+    step = distil_step(student, live_teacher(recorder), build_terms(KD), label_weight=0.1)
     current = batch()
     (losses,) = step(current, EPOCH)
     assert recorder.seen == [current.inputs]
@@ -55,22 +55,26 @@ def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
     assert losses["label"].item() == pytest.approx(0.1 * label.item())
 
 
-def test_logits_are_computed_once_where_nothing_is_random():
+def test_remembered_logits_are_the_live_ones_of_the_same_images():
     recorder = Recorder()
     images = torch.randn(10, 1, 8, 8)
-    teacher = TeacherSignal([recorder], fixed_inputs=lambda: images.split(4))
+    signal = remembered_teacher(all_logits(recorder, images.split(4)))
     for indices in ([3, 9], [0, 3], [5, 1]):
-        outputs = teacher(Batch(images[indices], torch.tensor(indices), torch.tensor(indices)))
-        torch.testing.assert_close(outputs.logits[0], recorder.network(images[indices]))
+        current = Batch(images[indices], torch.tensor(indices), torch.tensor(indices))
+        torch.testing.assert_close(signal(current).logits, live_teacher(Recorder())(current).logits)
     assert sum(len(seen) for seen in recorder.seen) == 10
 
 
-def test_without_objectives_no_teacher_is_asked():
-    recorder = Recorder()
+def test_features_are_tapped_where_an_objective_asks():
+    current = batch()
+    outputs = live_teacher(Recorder(), ("layer1",))(current)
+    assert outputs.features["layer1"] is current.inputs
+
+
+def test_without_a_teacher_the_label_is_all():
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    (losses,) = distil_step(student, TeacherSignal([recorder]), (), label_weight=1.0)(batch(), EPOCH)
+    (losses,) = distil_step(student, None, (), label_weight=1.0)(batch(), EPOCH)
     assert set(losses) == {"label"}
-    assert recorder.seen == []
 
 
 def test_netaug_asks_the_teacher_once_and_gives_two_sets_of_losses():
@@ -78,7 +82,7 @@ def test_netaug_asks_the_teacher_once_and_gives_two_sets_of_losses():
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     step = distil_step(
         network,
-        TeacherSignal([recorder]),
+        live_teacher(recorder),
         build_terms(KD),
         label_weight=0.5,
         netaug_weight=0.25,
@@ -95,9 +99,7 @@ def test_with_augmented_weight_zero_the_base_learns_as_a_plain_student_does():
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     plain = network.export_base()
     current = batch(tuple(range(8)))
-    for losses in distil_step(network, TeacherSignal([]), (), label_weight=1.0, netaug_weight=0.0)(
-        current, EPOCH
-    ):
+    for losses in distil_step(network, None, (), label_weight=1.0, netaug_weight=0.0)(current, EPOCH):
         torch.stack(list(losses.values())).sum().backward()
     for losses in label_step(plain)(current, EPOCH):
         losses["label"].backward()
@@ -125,7 +127,7 @@ def test_wrong_objectives_are_named():
 def test_a_plain_student_of_the_tables_can_be_distilled():
     student = build_student("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     step = distil_step(
-        student, TeacherSignal([Recorder()]), build_terms(KD), label_weight=0.1, label_smoothing=0.1
+        student, live_teacher(Recorder()), build_terms(KD), label_weight=0.1, label_smoothing=0.1
     )
     (losses,) = step(batch(), EPOCH)
     torch.stack(list(losses.values())).sum().backward()
