@@ -63,7 +63,7 @@ class CommandLine:
         return {
             path.parent.parent.name: json.loads(path.read_text())["files"]
             for path in sorted(self.runs.glob("small/*/*/manifest.json"))
-            if path.parent.suffix != ".partial"
+            if path.parent.suffix != ".partial" and path.parent.parent.name != "latest"
         }
 
 
