@@ -108,15 +108,14 @@ class Store:
         link.symlink_to(Path("..") / stage / artifact.path.name, target_is_directory=True)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """Return the complete artifact, or None; a damaged one is said and removed."""
+        """Return the complete artifact, or None; a damaged one is said."""
         path = self.root / stage / key
         if not path.exists():
             return None
         damage = _damage(path)
         if damage is None:
             return Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
-        self.say(f"{stage}: artifact {path} is damaged ({damage}); building it again")
-        shutil.rmtree(path)
+        self.say(f"{stage}: artifact {path} is damaged ({damage}) and counts as not built")
         return None
 
     def make(

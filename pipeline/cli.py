@@ -89,9 +89,9 @@ def run(
     stdout.print(terminal_summary(report))
     stdout.print(f"report {artifacts['report'].file('report.html')}")
     stdout.print(f"header {artifacts['header'].file('model_data.h')}")
-    require_gates(current.recipe.gates, report)
     if as_json:
         print(json.dumps(report))
+    require_gates(current.recipe.gates, report)
 
 
 @app.command()

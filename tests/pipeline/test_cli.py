@@ -92,6 +92,29 @@ def test_a_teacher_of_other_classes(call, recipe, folder, tmp_path):
     wrong(call("run", recipe, "--out", tmp_path / "runs"), 2, "no weights file")
 
 
+def test_a_teacher_is_fine_tuned_from_other_classes(call, recipe, folder, tmp_path):
+    weights = tmp_path / "ten.pt"
+    torch.save(build_teacher("resnet20", classes=10, resolution=8).network.state_dict(), weights)
+    recipe.write_text(
+        f'[data]\ndataset = "{folder}"\nresolution = 8\n'
+        f'[teacher]\nmodel = "resnet20"\nweights = "{weights}"\nschedule = {{ epochs = 1 }}\n'
+        "[distil]\nepochs = 1\n"
+    )
+    code, _, err = call("run", recipe, "--until", "teacher", "--out", tmp_path / "runs")
+    assert code == 0, err
+    assert "from scratch: network.linear.weight, network.linear.bias" in err
+
+
+def test_pretrained_weights_are_looked_for_and_not_fetched(call, recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    out = ("--out", tmp_path / "runs", "--until", "teacher")
+    text = recipe.read_text().replace('"resnet20"', '"resnet18"\nweights = "pretrained"')
+    recipe.write_text(text)
+    wrong(call("run", recipe, *out), 2, "resnet18", str(tmp_path), "--download")
+    recipe.write_text(text.replace("resnet18", "resnet20"))
+    wrong(call("run", recipe, *out), 2, "resnet20 has no pretrained weights")
+
+
 def test_wrong_models_to_check(call, tmp_path):
     path = tmp_path / "model.tflite"
     wrong(call("check", path), 2, "cannot read")

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from safetensors.torch import load_file
 
 from export.boards import BOARDS
 from export.errors import OverBudget
@@ -166,6 +167,15 @@ def test_a_missed_gate_is_status_4_and_keeps_the_report(copied):
     assert exit_status == 4
     assert "gates.int8_top1: the int8 student reaches" in err.splitlines()[-1]
     assert (copied.runs / "small" / "latest" / "report" / "report.html").exists()
+
+
+def test_a_teacher_is_asked_once_for_images_that_do_not_vary(copied):
+    exit_status, _, err = copied("run", copied.recipe, "--set", "data.augment={}", "--until", "quantize")
+    assert exit_status == 0, err
+    logits = "teacher_logits.safetensors"
+    latest = copied.runs / "small" / "latest"
+    assert load_file(latest / "distil" / logits)["logits"].shape == (1, 1147, 10)
+    assert not (latest / "quantize" / logits).exists()
 
 
 def test_divergence_stops_at_once(microstill):
