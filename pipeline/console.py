@@ -1,12 +1,14 @@
 """What a person sees while it runs: progress bars on a terminal, plain lines elsewhere, all on stderr."""
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+SECONDS_BETWEEN_LINES = 30
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
 
@@ -26,9 +28,9 @@ class Bar:
 
 @contextlib.contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
-    """Show `title` advancing to `total` steps; on something else than a terminal only `say` is seen."""
+    """Show `title` advancing to `total` steps: a bar on a terminal, elsewhere a line now and then."""
     if not stderr.is_terminal:
-        yield Bar(lambda steps=1: None, lambda message: say(f"{title}: {message}"))
+        yield Bar(_plain_progress(title, total, done), lambda message: say(f"{title}: {message}"))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as bar:
@@ -37,3 +39,16 @@ def progress(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
             lambda steps=1: bar.advance(task, steps),
             lambda message: bar.console.print(f"{title}: {message}", markup=False),
         )
+
+
+def _plain_progress(title: str, total: int, done: int) -> Callable[..., None]:
+    last = time.monotonic()
+
+    def advance(steps: int = 1) -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            say(f"{title}: {done} of {total}")
+
+    return advance

@@ -107,6 +107,8 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     images = calibration_images(run.dataset, recipe.calibration_images, run.recipe.seed)
     batches = [to_input(part).to(run.device) for part in images.split(EVALUATION_BATCH)]
     calibrate(network, batches, recipe.calibration)
+    calibrated = _validate(run, network)
+    say(f"quantize: calibrated by {recipe.calibration}, validation {calibrated:.2f} %")
     history: History = []
     if recipe.method == "qat":
         # A fake-quantised network gives logits only: objectives on features have done their work before.
@@ -128,6 +130,8 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
             checkpoint=work.checkpoint,
             evaluate=partial(_validate, run, network),
         )
+        if history[-1]["validation_top1"] < calibrated - 1:
+            say("quantize: QAT ended below where calibration began; lower quantize.learning_rate")
     save_state(network, work.path / "quantized.safetensors")
     _write_json(work.path / "history.json", history)
     sample = run.dataset.validation
@@ -135,7 +139,7 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     labels = sample.labels[:LAYER_REPORT_IMAGES].to(run.device)
     layers = [asdict(layer) for layer in layer_errors(network, inputs, labels)]
     _write_json(work.path / "layers.json", layers)
-    return {}
+    return {"calibrated_validation_top1": calibrated}
 
 
 def _terms(run: Run) -> tuple[Term, ...]:
