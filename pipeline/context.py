@@ -90,15 +90,17 @@ class Run:
     def new_student(self) -> nn.Module:
         """Return the recipe's student, freshly initialised from the seed."""
         torch.manual_seed(self.recipe.seed)
-        student = self.recipe.student
-        return build_student(
-            student.model,
-            classes=len(self.dataset.labels),
-            channels=self.dataset.channels,
-            resolution=self.recipe.data.resolution,
-            strides=student.strides,
-            padding=student.padding,
-        )
+        return build_student(self.recipe.student.model, **self.student_arguments())
+
+    def student_arguments(self) -> dict[str, Any]:
+        """What `build_student` and `SuperNetwork` are told beside the name."""
+        return {
+            "classes": len(self.dataset.labels),
+            "channels": self.dataset.channels,
+            "resolution": self.recipe.data.resolution,
+            "strides": self.recipe.student.strides,
+            "padding": self.recipe.student.padding,
+        }
 
     def new_teacher(self, name: str) -> Teacher:
         """Return one untrained teacher network."""

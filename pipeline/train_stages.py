@@ -161,16 +161,12 @@ def _teacher_signal(run: Run, terms: Sequence[Term], saved: Path) -> TeacherSign
 
 
 def _super_network(run: Run) -> SuperNetwork:
-    netaug, student = run.recipe.distil.netaug, run.recipe.student
+    netaug = run.recipe.distil.netaug
     assert netaug is not None
     torch.manual_seed(run.recipe.seed)
     return SuperNetwork(
-        student.model,
-        classes=len(run.dataset.labels),
-        channels=run.dataset.channels,
-        resolution=run.recipe.data.resolution,
-        strides=student.strides,
-        padding=student.padding,
+        run.recipe.student.model,
+        **run.student_arguments(),
         width_factors=netaug.width_factors,
         expand_factors=netaug.expand_factors,
     )
