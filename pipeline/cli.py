@@ -139,6 +139,10 @@ def export(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Images to calibrate with; random ones if not given.")
     ] = None,
+    strides: Annotated[
+        str | None,
+        typer.Option(metavar="LIST", help="Stride plan, one number each time the table halves: 1,2,2,2,1."),
+    ] = None,
     padding: Annotated[
         Literal["same", "symmetric"], typer.Option(help="symmetric is for weights trained elsewhere.")
     ] = "same",
@@ -156,10 +160,19 @@ def export(
         channels=channels,
         weights=weights,
         images=images,
+        strides=_stride_plan(strides),
         padding=padding,
         board_name=board,
     )
     _show(budget, as_json=as_json)
+
+
+def _stride_plan(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    if not all(part.strip() in ("1", "2") for part in text.split(",")):
+        raise InputError(f"--strides {text}: write 1s and 2s with commas, for example 1,2,2,2,1")
+    return tuple(map(int, text.split(",")))
 
 
 def _show(budget: "Budget", *, as_json: bool) -> None:

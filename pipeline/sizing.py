@@ -1,5 +1,6 @@
 """Size a student before it is trained: what it will need does not depend on what it has learned."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -35,20 +36,26 @@ def size_student(
     channels: int,
     weights: Path | None,
     images: Path | None,
+    strides: Sequence[int] | None,
     padding: Padding,
     board_name: str,
 ) -> Budget:
     """Write ONNX, TFLite and, only if it fits the board, the C header of one student into `out`.
 
-    resolution: pixels a side, None for the table's own. images: folder to calibrate with, None for noise.
+    resolution: pixels a side, None for the table's own. strides: None for what fits the resolution.
+    images: folder to calibrate with, None for noise.
 
     Raises:
         InputError: unknown student or board, unreadable images. ModelError: weights do not match.
     """
     lookup(STUDENTS, model, "student")
     board = lookup(BOARDS, board_name, "board")
+    if channels not in (1, 3):
+        raise InputError(f"--channels {channels}: give 1 (grey) or 3 (colour)")
     torch.manual_seed(0)
-    student = build_student(model, classes=classes, channels=channels, resolution=resolution, padding=padding)
+    student = build_student(
+        model, classes=classes, channels=channels, resolution=resolution, strides=strides, padding=padding
+    )
     shape = (channels, student.resolution, student.resolution)
     inputs = noise(shape) if images is None else _inputs_from(images, shape)
     if weights is not None:

@@ -163,6 +163,9 @@ def test_export_from_weights_and_images(call, folder, tmp_path):
     wrong(call("export", "resnet8", "--images", tmp_path / "runs", "--out", out), 2, "no images")
     small = ("--classes", 2, "--resolution", 16, "--images", folder, "--out", out)
     assert call("export", "resnet8", *small)[0] == 0
+    wrong(call("export", "mobilenet-v2-tiny", "--strides", "1,3", *small), 2, "--strides")
+    wrong(call("export", "mobilenet-v2-tiny", "--strides", "1,2", *small), 2, "stride")
+    assert call("export", "mobilenet-v2-tiny", "--strides", "1,2,2,2,1", *small)[0] == 0
 
 
 def test_listings(call):
