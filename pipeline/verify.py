@@ -75,8 +75,8 @@ def _parity(
         _row("LiteRT reference kernels and TFLM, same top-1", _agreement(litert, tflm), 99.9),
         _row("LiteRT optimised kernels and TFLM, same top-1", _agreement(optimised, tflm), 98.0),
         _row("ONNX Runtime int8 and TFLM, same top-1", _agreement(onnx_int8, tflm), 98.0),
-        _row("LiteRT optimised kernels and TFLM, mean difference", float(steps.mean()), None, "steps"),
-        _row("LiteRT optimised kernels and TFLM, largest difference", float(steps.max()), None, "steps"),
+        _row("LiteRT optimised kernels, mean difference", float(steps.mean()), None, "steps"),
+        _row("LiteRT optimised kernels, largest difference", float(steps.max()), None, "steps"),
         _row(
             "float ONNX and torch, largest difference",
             float(np.abs(onnx_float - float_logits).max()),
