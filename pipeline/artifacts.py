@@ -139,7 +139,6 @@ class Store:
         start = time.monotonic()
         try:
             metrics = build(work)
-            shutil.rmtree(work.checkpoint, ignore_errors=True)
             manifest = {
                 "stage": stage,
                 "key": key,
@@ -150,13 +149,15 @@ class Store:
                 "files": {
                     str(file.relative_to(work.path)): sha256_of(file)
                     for file in sorted(work.path.rglob("*"))
-                    if file.is_file()
+                    if file.is_file() and work.checkpoint not in file.parents
                 },
             }
             write_atomic(work.path / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
         except BaseException:
             _keep_only_checkpoint(work)
             raise
+        # Only now: a full disk or a kill before this point must not cost the training.
+        shutil.rmtree(work.checkpoint, ignore_errors=True)
         if path.exists():
             shutil.rmtree(path)
         work.path.rename(path)

@@ -61,6 +61,11 @@ class Schedule(Section):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+class LabelSchedule(Schedule):
+    """A training that has a label loss of its own; QAT takes the one of `distil`."""
+
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
@@ -79,7 +84,7 @@ class Teacher(Section):
     members: tuple[Member, ...] = ()
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
-    schedule: Schedule | None = None
+    schedule: LabelSchedule | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -134,7 +139,7 @@ class NetAug(Section):
     batch_norm_images: Annotated[int, Field(ge=1)] = 16_000
 
 
-class Distil(Schedule):
+class Distil(LabelSchedule):
     """How the student is trained: label loss + objectives, with or without NetAug."""
 
     label_weight: Annotated[float, Field(ge=0)] = 1.0

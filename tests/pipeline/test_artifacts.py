@@ -103,6 +103,23 @@ def test_a_failed_build_leaves_only_its_checkpoint(store):
     assert {path.name for path in artifact.path.iterdir()} == {"manifest.json"}
 
 
+def test_a_disk_that_fills_at_the_manifest_keeps_the_checkpoint(store, monkeypatch):
+    def build(work):
+        write_atomic(work.checkpoint / "last.pt", b"all epochs")
+        return {}
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="No space left"):
+        patched.setattr("pipeline.artifacts.write_atomic", full)
+        store.make("demo", INPUTS, build, force=False)
+    assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["last.pt"]
+    artifact = store.make("demo", INPUTS, build, force=False)
+    assert list(artifact.manifest["files"]) == []
+    assert not (artifact.path / "checkpoint").exists()
+
+
 def test_the_key_folder_appears_only_when_complete(store):
     def build(work):
         assert [path.suffix for path in work.path.parent.iterdir()] == [".partial"]

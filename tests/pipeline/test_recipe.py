@@ -70,6 +70,7 @@ def test_defaults_and_overrides(tmp_path):
         ),
         (MINIMAL + 'objectives = [{ name = "logits_l3" }]\n', "did you mean 'logits_l2'?"),
         (MINIMAL + "label_weight = 0\n", "every weight is 0"),
+        (MINIMAL + "[quantize]\nlabel_smoothing = 0.1\n", "unknown key 'quantize.label_smoothing'"),
         (MINIMAL.replace("schedule = { epochs = 1 }", ""), "teacher: give"),
         (MINIMAL.replace("epochs = 2", ""), "'distil.epochs' is missing"),
         (MINIMAL.replace("[distil]", "[distil"), "not valid TOML"),
