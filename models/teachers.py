@@ -159,20 +159,29 @@ def _shrink_stem(network: nn.Module, name: str, family: Family, resolution: int)
 
 
 class EnsembleTeacher(nn.Module):
-    """One or several teachers as one (arXiv 1503.02531, section 4).
+    """One or several networks that teach as one (arXiv 1503.02531, section 4).
 
     Features of a single member keep their names; those of several are `0.layer1`, `1.layer1`, ...
     """
 
-    def __init__(self, members: Sequence[Teacher]) -> None:
+    def __init__(self, members: Sequence[FeatureNetwork]) -> None:
         super().__init__()
-        self.members: Sequence[Teacher] = nn.ModuleList(members)  # type: ignore[assignment]
+        self.members: Sequence[FeatureNetwork] = nn.ModuleList(members)  # type: ignore[assignment]
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Every name that `forward_members` takes."""
         prefixed = zip(self._prefixes(), self.members, strict=True)
         return tuple(prefix + name for prefix, member in prefixed for name in member.feature_names)
+
+    def feature_shapes(self) -> dict[str, Shape]:
+        """(C, H, W) of every feature at the members' `input_shape`."""
+        prefixed = zip(self._prefixes(), self.members, strict=True)
+        return {
+            prefix + name: shape
+            for prefix, member in prefixed
+            for name, shape in member.feature_shapes().items()
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Logarithm of the members' mean probability (N, classes): the ensemble's own logits."""

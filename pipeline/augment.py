@@ -1,11 +1,12 @@
 """Random augmentation of whole uint8 batches, per sample, on any device.
 
-All randomness of a batch is one matrix drawn from the caller's generator, a column per parameter: the same
-generator state gives the same batch on every device, and switching one kind on does not move the others.
+All randomness of a batch is one matrix, a row per sample and a column per parameter: the same matrix gives
+the same batch on every device, and switching one kind on does not move the others. It is new in every epoch,
+or one of a fixed number of views, so that a patient and consistent teacher (arXiv 2106.05237) answers once.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class Augmentation:
     rotate_degrees: by an angle in [-rotate_degrees, rotate_degrees].
     scale: zoom by a factor in [1 - scale, 1 + scale].
     colour_jitter: brightness, contrast and saturation (RGB), each by a factor in [1 - jitter, 1 + jitter].
+    views: how many variants of each image there are, shown in turn, one an epoch; 0 is a new one every epoch.
     Raises InputError for a value out of range.
     """
 
@@ -41,6 +43,7 @@ class Augmentation:
     rotate_degrees: float = 0.0
     scale: float = 0.0
     colour_jitter: float = 0.0
+    views: int = 0
 
     def __post_init__(self) -> None:
         area = self.resized_crop_min_area
@@ -50,25 +53,41 @@ class Augmentation:
             "0 <= rotate_degrees <= 180": 0 <= self.rotate_degrees <= 180,
             "0 <= scale < 1": 0 <= self.scale < 1,
             "0 <= colour_jitter <= 1": 0 <= self.colour_jitter <= 1,
+            "views >= 0": self.views >= 0,
         }
         for wanted, holds in ranges.items():
             if not holds:
                 raise InputError(f"augmentation: {wanted} does not hold in {self}")
 
     @property
-    def is_random(self) -> bool:
-        """Whether two epochs see different images, so that a teacher's logits cannot be kept."""
-        return self != Augmentation()
+    def varies(self) -> bool:
+        """Whether an image is ever changed."""
+        return replace(self, views=0) != Augmentation()
+
+    @property
+    def finite_views(self) -> int | None:
+        """How many variants of each image there are; None if there is no end to them."""
+        return (self.views or None) if self.varies else 1
 
 
-def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+def random_draws(count: int, generator: torch.Generator) -> Tensor:
+    """Return the random matrix (count, parameters), uniform in [0, 1), of new variants of `count` images."""
+    return torch.rand(count, SATURATION + 1, generator=generator, device=generator.device)
+
+
+def view_draws(count: int, seed: int, view: int) -> Tensor:
+    """Return the random matrix of one fixed view of a split of `count` images."""
+    return random_draws(count, torch.Generator().manual_seed((seed * 1_000_003 + view) * 10 + 2))
+
+
+def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
     """Pixels uint8 (N, C, H, W) to the input of a network: float32, channels last, (pixel - 128) / 127.5.
 
-    Flip and shift move whole pixels and are exact; the rest resamples once, bilinearly, repeating the border.
+    draws: a row of the random matrix for each image. Flip and shift move whole pixels and are exact; the rest
+    resamples once, bilinearly, repeating the border.
     """
-    if not augmentation.is_random:
+    if not augmentation.varies:
         return to_input(images)
-    draws = torch.rand(len(images), SATURATION + 1, generator=generator, device=generator.device)
     draws = draws.to(images.device)
     if augmentation.flip or augmentation.shift:
         images = _flip_and_shift(images, augmentation, draws)

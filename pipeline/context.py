@@ -17,6 +17,7 @@ from export.files import sha256_of, write_atomic
 from export.graph import Graph
 from export.tflite_reader import read_tflite
 from models.fakequant import fold_and_quantize
+from models.features import FeatureNetwork
 from models.teachers import EnsembleTeacher, Family, Teacher
 from models.zoo import TEACHERS, build_student, build_teacher
 from pipeline.artifacts import Artifact, Store
@@ -77,19 +78,25 @@ class Run:
         """How training images vary."""
         return Augmentation(**self.recipe.data.augment.model_dump())
 
-    def settings(self, schedule: Schedule) -> Settings:
-        """Plain numbers of one training of this recipe."""
+    def settings(self, schedule: Schedule, seed: int | None = None) -> Settings:
+        """Plain numbers of one training of this recipe; `seed` None is the recipe's."""
         names = ("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay")
         plain = schedule.model_dump(include={*names, "warmup_epochs"})
-        return Settings(**plain, augmentation=self.augmentation, seed=self.recipe.seed)
+        own = self.recipe.seed if seed is None else seed
+        return Settings(**plain, augmentation=self.augmentation, seed=own, view_seed=self.recipe.seed)
 
     def file(self, stage: str, name: str) -> Path:
         """Path of a file that an earlier stage left."""
         return self.artifacts[stage].file(name)
 
-    def new_student(self) -> nn.Module:
-        """Return the recipe's student, freshly initialised from the seed."""
-        torch.manual_seed(self.recipe.seed)
+    @property
+    def student_seed(self) -> int:
+        """Seed of the student's start and of the order of its images."""
+        return self.recipe.seed if self.recipe.distil.seed is None else self.recipe.distil.seed
+
+    def new_student(self) -> FeatureNetwork:
+        """Return the recipe's student, freshly initialised from its seed."""
+        torch.manual_seed(self.student_seed)
         return build_student(self.recipe.student.model, **self.student_arguments())
 
     def student_arguments(self) -> dict[str, Any]:
@@ -106,6 +113,7 @@ class Run:
         """Return one untrained teacher network."""
         torch.manual_seed(self.recipe.seed)
         teacher = self.recipe.teacher
+        assert teacher is not None
         return build_teacher(
             name,
             classes=len(self.dataset.labels),
@@ -114,14 +122,20 @@ class Run:
             std=teacher.std,
         )
 
-    def trained_teacher(self) -> EnsembleTeacher:
+    def untrained_teacher(self) -> EnsembleTeacher | None:
+        """Return the teacher's networks as they start, to see their shapes; None if the recipe has none."""
+        if self.recipe.teacher is None:
+            return None
+        return EnsembleTeacher([self.new_teacher(name) for name, _ in self.recipe.teacher.networks()])
+
+    def trained_teacher(self) -> EnsembleTeacher | None:
         """Return the teacher from its artifact, on the device, in eval mode: an ensemble of one or more."""
-        members = []
-        for number, (name, _) in enumerate(self.recipe.teacher.networks()):
-            network = self.new_teacher(name)
+        teacher = self.untrained_teacher()
+        if teacher is None:
+            return None
+        for number, network in enumerate(teacher.members):
             load_state(network, self.file("teacher", f"member{number}.safetensors"))
-            members.append(network)
-        return self.place(EnsembleTeacher(members)).eval()
+        return self.place(teacher).eval()
 
     def trained_student(self) -> nn.Module:
         """Return the float student from its artifact, on the device, in eval mode."""
@@ -149,7 +163,7 @@ class Run:
 
     def weights_hashes(self) -> list[str]:
         """Sha256 of every weights file that the teacher is loaded from."""
-        networks = self.recipe.teacher.networks()
+        networks = self.recipe.teacher.networks() if self.recipe.teacher else ()
         return [sha256_of(self.weights_path(name, weights)) for name, weights in networks if weights]
 
     def weights_path(self, name: str, text: str) -> Path:

@@ -1,4 +1,4 @@
-"""Distillation: one step function for a plain student, a NetAug super-network and QAT.
+"""Distillation: what one network is asked to learn on a batch, and the step of a plain or NetAug student.
 
 The teacher stays in eval mode and sees the very same augmented batch as the student. With NetAug the base
 network and one sampled augmented network learn from the same teacher outputs, each in a backward pass of
@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from export.errors import InputError
+from models.features import FeatureNetwork
 from models.netaug import SuperNetwork
 from models.teachers import EnsembleTeacher
 from pipeline.names import lookup
-from pipeline.objectives import OBJECTIVES, Objective, Outputs, taps
+from pipeline.objectives import OBJECTIVES
+from pipeline.objectives.base import NOTHING, Objective, Outputs
 from pipeline.training import Batch, Epoch, Losses, Step
+from pipeline.weights import Weight, weight_at
+
+LabelLoss = Callable[[Tensor, Tensor, float], Tensor]  # (logits, labels, label smoothing) -> scalar
+TeacherSignal = Callable[[Batch], Outputs]
 
 
 @dataclass(frozen=True)
@@ -26,109 +32,188 @@ class Term:
     """One objective of the mix, under the name that its loss is logged with."""
 
     name: str
-    weight: float
+    weight: Weight
     objective: Objective
 
 
-def build_terms(specifications: Iterable[tuple[str, float, dict[str, Any]]]) -> tuple[Term, ...]:
-    """Build objectives from (name, weight, parameters).
+def build_terms(specifications: Iterable[tuple[str, Weight, dict[str, Any]]]) -> tuple[Term, ...]:
+    """Build objectives from (name, weight, parameters); a second one of a kind is logged with its number.
 
     Raises:
         InputError: unknown objective, unknown or wrong parameter.
     """
-    terms: list[Term] = []
-    for name, weight, parameters in specifications:
-        kind = lookup(OBJECTIVES, name, "objective")
+    terms: dict[str, Term] = {}
+    for kind, weight, parameters in specifications:
         try:
-            objective = kind(**parameters)
+            objective = lookup(OBJECTIVES, kind, "objective")(**parameters)
         except (TypeError, ValueError) as error:
-            raise InputError(f"objective '{name}': {error}; see 'microstill objectives'") from None
-        terms.append(Term(name, weight, objective))
-    return tuple(terms)
+            raise InputError(f"objective '{kind}': {error}; see 'microstill objectives'") from None
+        same = sum(type(term.objective) is type(objective) for term in terms.values())
+        name = f"{kind}_{same + 1}" if same else kind
+        terms[name] = Term(name, weight, objective)
+    return tuple(terms.values())
 
 
-TeacherSignal = Callable[[Batch], Outputs]
+def cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Return the label loss of a classifier: logits (N, classes), labels (N,)."""
+    return functional.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def live_teacher(network: EnsembleTeacher, feature_taps: Sequence[str] = ()) -> TeacherSignal:
-    """Return the signal of a teacher that is asked on every batch, frozen and in eval mode."""
-    network.eval().requires_grad_(False)
+@dataclass(frozen=True)
+class Lesson:
+    """What one network is asked to learn: its labels, and a mix of objectives with a teacher."""
 
-    def signal(batch: Batch) -> Outputs:
-        with torch.no_grad():
-            return Outputs(*network.forward_members(batch.inputs, feature_taps))
+    terms: tuple[Term, ...] = ()
+    label_weight: Weight = 1.0
+    label_smoothing: float = 0.0
+    label_loss: LabelLoss = cross_entropy
 
-    return signal
+    def connect(self, student: nn.Module, teacher: EnsembleTeacher | None) -> None:
+        """Connect every objective to both networks; see `Objective.connect` for what it raises."""
+        for term in self.terms:
+            if teacher is None and "teacher" in term.objective.needs:
+                raise InputError(f"objective '{term.name}' needs a teacher: give the recipe a [teacher]")
+            term.objective.connect(student, teacher)
 
+    @property
+    def objectives(self) -> nn.ModuleList:
+        """The objectives, some of which have layers that learn beside the student."""
+        return nn.ModuleList(term.objective for term in self.terms)
 
-def remembered_teacher(logits: Tensor) -> TeacherSignal:
-    """Return the signal of a teacher whose logits of the whole training split are known.
+    @property
+    def needs(self) -> frozenset[str]:
+        """Everything that any of the objectives needs."""
+        return frozenset(need for term in self.terms for need in term.objective.needs)
 
-    logits: (members, images, classes), as `all_logits` gives them; looked up by the batch's indices.
-    """
-    return lambda batch: Outputs(logits[:, batch.indices].to(batch.inputs.device))
+    @property
+    def teacher_taps(self) -> tuple[str, ...]:
+        """The teacher's features that any of the objectives reads, each once."""
+        return _each_once(term.objective.teacher_taps for term in self.terms)
 
+    def settled(self) -> "Lesson":
+        """What is left for fake quantisation: objectives on logits, with the weights of the training's end.
 
-@torch.no_grad()
-def all_logits(network: EnsembleTeacher, inputs: Iterable[Tensor]) -> Tensor:
-    """Return every member's logits (members, images, classes) of all inputs, on the CPU."""
-    network.eval()
-    return torch.cat([network.forward_members(batch)[0].cpu() for batch in inputs], dim=1)
+        Objectives on features have done their work before; where nothing is left, the labels teach alone.
+        """
+        terms = tuple(
+            Term(term.name, weight, term.objective)
+            for term in self.terms
+            if term.objective.needs <= {"teacher"} and (weight := weight_at(term.weight, 1.0))
+        )
+        label_weight = weight_at(self.label_weight, 1.0)
+        return Lesson(
+            terms, label_weight if label_weight or terms else 1.0, self.label_smoothing, self.label_loss
+        )
+
+    def outputs(self, network: nn.Module, batch: Batch, epoch: Epoch) -> Outputs:
+        """Run a network on a batch and keep what the objectives of this epoch read."""
+        terms = self._active(epoch)
+        needs = {need for term in terms for need in term.objective.needs}
+        taps = _each_once(term.objective.student_taps for term in terms)
+        inputs, mirrored_gradient = batch.inputs, None
+        if "student gradient" not in needs:
+            return Outputs(*_forward(network, inputs, taps))
+        inputs = inputs.detach().requires_grad_()
+        logits, features = _forward(network, inputs, taps)
+        gradient = input_gradient(logits[0], batch.labels, inputs, differentiable=True)
+        if "mirrored gradient" in needs:
+            mirrored = inputs.detach().flip(-1).requires_grad_()
+            other = input_gradient(network(mirrored), batch.labels, mirrored, differentiable=True)
+            mirrored_gradient = other.flip(-1)
+        return Outputs(logits, features, gradient, mirrored_gradient)
+
+    def losses(
+        self, outputs: Outputs, targets: Outputs, labels: Tensor, epoch: Epoch, *, widened: bool = False
+    ) -> Losses:
+        """Every weighted loss of this epoch by name.
+
+        targets: the teacher's outputs, or `NOTHING`. widened: leave out objectives whose learned layers have
+        the base network's width.
+        """
+        found: Losses = {}
+        if label_weight := weight_at(self.label_weight, epoch.share):
+            loss = self.label_loss(outputs.logits[0], labels, self.label_smoothing)
+            found["label"] = label_weight * loss
+        for term in self._active(epoch):
+            if not widened or term.objective.any_width:
+                weight = weight_at(term.weight, epoch.share)
+                found[term.name] = weight * term.objective(outputs, targets, labels)
+        return found
+
+    def _active(self, epoch: Epoch) -> list[Term]:
+        return [term for term in self.terms if weight_at(term.weight, epoch.share)]
 
 
 def distil_step(
     network: nn.Module,
-    teacher: TeacherSignal | None,
-    terms: Sequence[Term],
+    lesson: Lesson,
+    teacher: TeacherSignal | None = None,
     *,
-    label_weight: float,
-    label_smoothing: float = 0.0,
     netaug_weight: float = 0.0,
     width_epochs: int = 0,
 ) -> Step:
-    """Return the training step that sums the label loss and all terms.
+    """Return the training step of one network that learns one lesson.
 
-    teacher: asked once a batch; None if there is nothing to learn from it.
     network: a plain network, or a SuperNetwork, of which a random augmented network is trained beside the
         base with `netaug_weight`; its width is augmented in the first `width_epochs` epochs.
+    teacher: asked once a batch; None if there is nothing to learn from it.
     """
-    student_taps, _ = taps([term.objective for term in terms])
-
-    def losses(batch: Batch, targets: Outputs | None) -> Losses:
-        outputs = _outputs(network, batch.inputs, student_taps)
-        found: Losses = {}
-        if label_weight:
-            labels = functional.cross_entropy(
-                outputs.logits[0], batch.labels, label_smoothing=label_smoothing
-            )
-            found["label"] = label_weight * labels
-        if targets is not None:
-            for term in terms:
-                found[term.name] = term.weight * term.objective(outputs, targets)
-        return found
 
     def step(batch: Batch, epoch: Epoch) -> Iterator[Losses]:
-        targets = teacher(batch) if teacher is not None else None
+        targets = teacher(batch) if teacher is not None else NOTHING
         if not isinstance(network, SuperNetwork):
-            yield losses(batch, targets)
+            yield lesson.losses(lesson.outputs(network, batch, epoch), targets, batch.labels, epoch)
             return
         network.use_base()
-        yield losses(batch, targets)
+        yield lesson.losses(lesson.outputs(network, batch, epoch), targets, batch.labels, epoch)
         network.sample(epoch.generator, width=epoch.index < width_epochs)
-        augmented = losses(batch, targets)
+        outputs = lesson.outputs(network, batch, epoch)
+        augmented = lesson.losses(outputs, targets, batch.labels, epoch, widened=True)
         yield {f"netaug_{name}": netaug_weight * value for name, value in augmented.items()}
 
     return step
 
 
-def label_step(network: nn.Module, *, label_smoothing: float = 0.0) -> Step:
-    """Return the step that learns from labels alone, as a teacher does."""
-    return distil_step(network, None, (), label_weight=1.0, label_smoothing=label_smoothing)
+def live_teacher(
+    network: EnsembleTeacher, taps: Sequence[str] = (), *, with_gradient: bool = False
+) -> TeacherSignal:
+    """Return the signal of a teacher that is asked on every batch, frozen and in eval mode.
+
+    with_gradient: also give the input gradient of its label loss.
+    """
+    network.eval().requires_grad_(False)
+
+    def signal(batch: Batch) -> Outputs:
+        if not with_gradient:
+            with torch.no_grad():
+                return Outputs(*network.forward_members(batch.inputs, taps))
+        with torch.enable_grad():
+            inputs = batch.inputs.detach().requires_grad_()
+            logits, features = network.forward_members(inputs, taps)
+            joint = torch.log_softmax(logits, dim=-1).logsumexp(0)
+            gradient = input_gradient(joint, batch.labels, inputs)
+        return Outputs(
+            logits.detach(), {tap: feature.detach() for tap, feature in features.items()}, gradient
+        )
+
+    return signal
 
 
-def _outputs(network: nn.Module, inputs: Tensor, feature_taps: tuple[str, ...]) -> Outputs:
-    if not feature_taps:
-        return Outputs(network(inputs).unsqueeze(0))
-    forward_features: Any = network.forward_features
-    logits, features = forward_features(inputs, feature_taps)
-    return Outputs(logits.unsqueeze(0), features)
+def input_gradient(logits: Tensor, labels: Tensor, inputs: Tensor, *, differentiable: bool = False) -> Tensor:
+    """Return d CE(z_n, y_n) / d x_n of every sample, (N, C, H, W); `differentiable` for double backprop."""
+    loss = functional.cross_entropy(logits, labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, inputs, create_graph=differentiable)
+    return gradient
+
+
+def _forward(network: nn.Module, inputs: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits (1, N, ...) and the tapped features."""
+    if not taps:
+        return network(inputs).unsqueeze(0), {}
+    assert isinstance(network, FeatureNetwork)  # or no tap would have passed `Objective.connect`
+    logits, features = network.forward_features(inputs, taps)
+    return logits.unsqueeze(0), features
+
+
+def _each_once(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for group in groups for name in group))

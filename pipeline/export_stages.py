@@ -103,7 +103,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "recipe": run.recipe.name,
         "recipe_text": run.recipe_text,
         "student": run.recipe.student.model,
-        "teacher": run.recipe.teacher.title,
+        "teacher": run.recipe.teacher.title if run.recipe.teacher else None,
         "dataset": {
             "name": dataset.name,
             "classes": len(dataset.labels),

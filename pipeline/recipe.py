@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from export.boards import BOARDS
@@ -18,11 +18,25 @@ from models.teachers import IMAGENET_MEAN, IMAGENET_STD
 from models.zoo import STUDENTS, TEACHERS
 from pipeline.names import lookup, suggestion
 from pipeline.objectives import OBJECTIVES
+from pipeline.weights import weights_by_epoch
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Points = Annotated[tuple[tuple[Fraction, Annotated[float, Field(ge=0)]], ...], Field(min_length=1)]
 Channels = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
+
+
+def _rising(weight: float | Points) -> float | Points:
+    if not isinstance(weight, int | float):
+        shares = [share for share, _ in weight]
+        if shares != sorted(shares):
+            raise ValueError(f"the shares of training must rise from point to point, not {shares}")
+    return weight
+
+
+# A number, or [share of the training, weight] points; see `pipeline.weights`.
+LossWeight = Annotated[Annotated[float, Field(ge=0)] | Points, AfterValidator(_rising)]
 
 
 class Section(BaseModel):
@@ -40,6 +54,7 @@ class Augment(Section):
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Fraction = 0.0
     colour_jitter: Fraction = 0.0
+    views: Count = 0
 
 
 class Data(Section):
@@ -121,7 +136,7 @@ class ObjectiveTerm(Section):
     model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
 
     name: str
-    weight: Annotated[float, Field(ge=0)] = 1.0
+    weight: LossWeight = 1.0
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -139,17 +154,92 @@ class NetAug(Section):
     batch_norm_images: Annotated[int, Field(ge=1)] = 16_000
 
 
-class Distil(LabelSchedule):
-    """How the student is trained: label loss + objectives, with or without NetAug."""
+class OneTeacher(Section):
+    """The recipe's teacher, if it has one, teaches one student."""
 
-    label_weight: Annotated[float, Field(ge=0)] = 1.0
+    name: Literal["teacher"] = "teacher"
+
+
+class BornAgain(Section):
+    """Generations of the student, each taught by the one before (arXiv 1805.04770).
+
+    ensemble: after the last generation one more student learns from all generations together.
+    """
+
+    name: Literal["born_again"]
+    generations: Annotated[int, Field(ge=1)] = 2
+    ensemble: bool = False
+
+
+class Mutual(Section):
+    """Deep mutual learning (arXiv 1706.00384) of the student and its peers.
+
+    peers: the other students, by name; they see the same images and may be the same network.
+    """
+
+    name: Literal["mutual"]
+    peers: Annotated[tuple[str, ...], Field(min_length=1)]
+    temperature: Positive = 1.0
+    weight: LossWeight = 1.0
+
+
+class NativeEnsemble(Section):
+    """ONE, the on-the-fly native ensemble (arXiv 1806.04606).
+
+    branches: besides the student's own. split: the last feature that all share; None shares the lower half.
+    ramp: share of the training over which the weight rises from 0, as a sigmoid.
+    """
+
+    name: Literal["one"]
+    branches: Annotated[int, Field(ge=1)] = 2
+    split: str | None = None
+    temperature: Positive = 3.0
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    ramp: Fraction = 80 / 300
+
+
+class OwnTeacher(Section):
+    """Be Your Own Teacher (arXiv 1905.08094): shallow classifiers learn from the deepest.
+
+    taps: features that get a classifier; none given: the last map of each resolution but the deepest.
+    """
+
+    name: Literal["own_teacher"]
+    taps: tuple[str, ...] = ()
+    alpha: Fraction = 0.3
+    hint: Annotated[float, Field(ge=0)] = 0.03
+    temperature: Positive = 3.0
+
+
+Scheme = Annotated[OneTeacher | BornAgain | Mutual | NativeEnsemble | OwnTeacher, Field(discriminator="name")]
+
+
+class Distil(LabelSchedule):
+    """How the student is trained: label loss + objectives, who teaches, with or without NetAug.
+
+    seed: of the student's start and the order of its images; None is the recipe's.
+    teacher_outputs: `stored` keeps them on disk, which needs a fixed number of views; `auto` does so where it
+        is possible and takes at most `store_gigabytes`.
+    """
+
+    label_weight: LossWeight = 1.0
     objectives: tuple[ObjectiveTerm, ...] = ()
+    scheme: Scheme = OneTeacher()
     netaug: NetAug | None = None
+    seed: int | None = None
+    teacher_outputs: Literal["auto", "live", "stored"] = "auto"
+    store_gigabytes: Positive = 8.0
 
     @model_validator(mode="after")
-    def _some_loss(self) -> Self:
-        if self.label_weight == 0 and not any(term.weight for term in self.objectives):
-            raise ValueError("every weight is 0: give 'label_weight' or an objective a weight above 0")
+    def _something_to_learn(self) -> Self:
+        label = weights_by_epoch(self.label_weight, self.epochs)
+        others = [weights_by_epoch(term.weight, self.epochs) for term in self.objectives]
+        for term, weights in zip(self.objectives, others, strict=True):
+            if not any(weights):
+                raise ValueError(f"the weight of objective '{term.name}' is 0 in all {self.epochs} epochs")
+        for epoch, together in enumerate(zip(label, *others, strict=True), 1):
+            if not any(together):
+                raise ValueError(f"in epoch {epoch} of {self.epochs} every weight is 0: nothing to learn")
         return self
 
 
@@ -178,7 +268,7 @@ class Recipe(Section):
     seed: int = 0
     board: str = "generic-256k"
     data: Data
-    teacher: Teacher
+    teacher: Teacher | None = None
     student: Student = Student()
     distil: Distil
     quantize: Quantize = Quantize()
@@ -252,9 +342,19 @@ def _fields(location: tuple[int | str, ...]) -> list[str]:
     for part in location[:-1]:
         if isinstance(part, int):
             continue
+        if part not in section.model_fields:
+            continue  # a union's member, which is the section already
         found = [arg for arg in _types(section.model_fields[part].annotation) if issubclass(arg, BaseModel)]
-        section = found[0]
+        named = [kind for kind in found if location[location.index(part) + 1] == _tag(kind)]
+        section = (named or found)[0]
     return list(section.model_fields)
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    """The `name` that tells a member of a union from the others."""
+    name = section.model_fields.get("name")
+    values = getattr(name.annotation, "__args__", ()) if name else ()
+    return values[0] if values else None
 
 
 def _types(annotation: Any) -> list[type]:
@@ -269,9 +369,12 @@ def _check_names(recipe: Recipe, path: Path) -> None:
     try:
         lookup(BOARDS, recipe.board, "board")
         lookup(STUDENTS, recipe.student.model, "student")
-        for name, _ in recipe.teacher.networks():
+        for name, _ in recipe.teacher.networks() if recipe.teacher else ():
             lookup(TEACHERS, name, "teacher")
         for term in recipe.distil.objectives:
             lookup(OBJECTIVES, term.name, "objective")
+        if isinstance(recipe.distil.scheme, Mutual):
+            for peer in recipe.distil.scheme.peers:
+                lookup(STUDENTS, peer, "student")
     except InputError as error:
         raise InputError(f"{path}: {error}") from None

@@ -5,7 +5,7 @@ again only if something that decides its content has changed.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from pipeline import export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
 from pipeline.console import say
 from pipeline.context import Run
+from pipeline.lesson import plan_outputs
 from pipeline.recipe import Gates, load_recipe
 
 
@@ -55,20 +56,29 @@ STAGES: tuple[Stage, ...] = (
         also=Run.weights_hashes,
     ),
     Stage(
-        "distil",
-        "distil the float student, with NetAug where asked",
+        "outputs",
+        "ask the teacher about every image, where that can be kept",
         1,
+        train_stages.build_outputs,
+        ("data",),
+        ("teacher",),
+        also=lambda run: asdict(plan_outputs(run)),
+    ),
+    Stage(
+        "distil",
+        "train the float student: by a teacher, its peers or itself",
+        2,
         train_stages.build_student,
         ("data", "student", "distil"),
-        ("teacher",),
+        ("teacher", "outputs"),
     ),
     Stage(
         "quantize",
         "int8: calibrate, QAT, rank layers by error",
-        1,
+        2,
         train_stages.build_quantized,
         ("data", "student", "distil", "quantize"),
-        ("teacher", "distil"),
+        ("teacher", "outputs", "distil"),
     ),
     Stage("onnx", "float and QDQ ONNX", 1, export_stages.build_onnx, ("student",), ("distil", "quantize")),
     Stage("tflite", "TFLite file from the int8 graph", 1, export_stages.build_tflite, (), ("onnx",)),
@@ -110,6 +120,7 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
         MicrostillError: a stage ended the run; everything complete before it stays.
     """
     keep_freed_memory()
+    plan_outputs(run)  # wrong use of objectives ends here, before anything is trained
     again = False
     with run.store.locked():
         run.store.unlink_latest()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from export.errors import GateFailed
 from export.files import write_atomic
-from pipeline.augment import Augmentation, augment
+from pipeline.augment import Augmentation, augment, random_draws, view_draws
 from pipeline.console import progress
 from pipeline.data import Split
 
@@ -27,11 +27,15 @@ History = list[dict[str, float]]
 
 @dataclass(frozen=True)
 class Batch:
-    """One augmented batch: inputs (N, C, H, W), labels (N,), indices (N,) into the training split."""
+    """One augmented batch: inputs (N, C, H, W), labels (N, ...), indices (N,) into the training split.
+
+    view: which variant of the images this is, where there is a fixed number of them.
+    """
 
     inputs: Tensor
     labels: Tensor
     indices: Tensor
+    view: int = 0
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,21 @@ class Epoch:
     total: int
     generator: torch.Generator
 
+    @property
+    def share(self) -> float:
+        """How much of the training is over when this epoch begins, 0 to below 1."""
+        return self.index / self.total
+
 
 Step = Callable[[Batch, Epoch], Iterator[Losses]]
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Plain numbers of one training (see `pipeline.recipe.Schedule`)."""
+    """Plain numbers of one training (see `pipeline.recipe.Schedule`).
+
+    seed: of order and sampling. view_seed: of the fixed views, where the augmentation has such.
+    """
 
     epochs: int
     batch_size: int
@@ -59,6 +71,7 @@ class Settings:
     warmup_epochs: float
     augmentation: Augmentation
     seed: int
+    view_seed: int = 0
 
 
 def train(
@@ -146,12 +159,16 @@ def _generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:
 def _batches(split: Split, settings: Settings, epoch: int, device: torch.device) -> Iterator[Batch]:
     """All full batches of one epoch in random order; a split smaller than one batch is one batch."""
     generator = _generator(settings.seed, epoch, stream=0)
-    order = torch.randperm(len(split.labels), generator=generator)
-    size = min(settings.batch_size, len(order))
-    for indices in order[: len(order) // size * size].split(size):
+    count, views = len(split.labels), settings.augmentation.finite_views
+    order = torch.randperm(count, generator=generator)
+    size = min(settings.batch_size, count)
+    view = epoch % views if views else 0
+    known = view_draws(count, settings.view_seed, view) if views else None
+    for indices in order[: count // size * size].split(size):
         images = split.images[indices].to(device)
-        inputs = augment(images, settings.augmentation, generator)
-        yield Batch(inputs, split.labels[indices].to(device), indices)
+        draws = random_draws(size, generator) if known is None else known[indices]
+        inputs = augment(images, settings.augmentation, draws)
+        yield Batch(inputs, split.labels[indices].to(device), indices, view)
 
 
 def _require_finite(

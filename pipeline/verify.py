@@ -40,9 +40,11 @@ def verify(run: Run) -> Verification:
     quantized_logits = predict(run.quantized_student(), inputs_of(test)).numpy()
     parity = _parity(run, model, int8_logits, quantized_logits)
     predicted = int8_logits.argmax(-1)
+    teacher = run.trained_teacher()
+    taught = {"teacher_top1": top1(predict(teacher, inputs_of(test)), test.labels)} if teacher else {}
     return Verification(
         accuracies={
-            "teacher_top1": top1(predict(run.trained_teacher(), inputs_of(test)), test.labels),
+            **taught,
             "student_float_top1": top1(predict(run.trained_student(), inputs_of(test)), test.labels),
             "student_qat_top1": top1(torch.from_numpy(quantized_logits), test.labels),
             "student_int8_top1": top1(torch.from_numpy(int8_logits), test.labels),

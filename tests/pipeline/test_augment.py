@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from export.errors import InputError
 from pipeline import augment as module
-from pipeline.augment import Augmentation, augment
+from pipeline.augment import Augmentation, augment, random_draws, view_draws
 from pipeline.data import to_input
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=40)
@@ -43,12 +43,19 @@ augmentations = st.builds(
 
 
 def test_nothing_varies_by_default():
-    images, generator = images_of(3, 3, 8), seeded()
-    before = generator.get_state()
-    assert torch.equal(augment(images, Augmentation(), generator), to_input(images))
-    assert torch.equal(generator.get_state(), before)
-    assert not Augmentation().is_random
-    assert Augmentation(flip=True).is_random and Augmentation(resized_crop_min_area=1.0).is_random
+    images = images_of(3, 3, 8)
+    assert torch.equal(augment(images, Augmentation(), random_draws(3, seeded())), to_input(images))
+    assert not Augmentation(views=4).varies
+    assert Augmentation(flip=True).varies and Augmentation(resized_crop_min_area=1.0).varies
+
+
+def test_views_are_counted_and_each_is_always_the_same():
+    assert Augmentation().finite_views == Augmentation(views=4).finite_views == 1
+    assert Augmentation(flip=True).finite_views is None
+    assert Augmentation(flip=True, views=4).finite_views == 4
+    one, again, other = (view_draws(10, 3, view) for view in (0, 0, 1))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert not torch.equal(one, view_draws(10, 4, 0))
 
 
 @DETERMINISTIC
@@ -56,11 +63,11 @@ def test_nothing_varies_by_default():
 def test_shape_range_layout_and_determinism(augmentation, channels, size):
     images = images_of(4, channels, size)
     kept = images.clone()
-    result = augment(images, augmentation, seeded())
+    result = augment(images, augmentation, random_draws(len(images), seeded()))
     assert result.shape == images.shape and result.dtype == torch.float32
     assert result.is_contiguous(memory_format=torch.channels_last)
     assert result.min() >= -128 / 127.5 - 1e-4 and result.max() <= 127 / 127.5 + 1e-4
-    assert torch.equal(result, augment(images, augmentation, seeded()))
+    assert torch.equal(result, augment(images, augmentation, random_draws(len(images), seeded())))
     assert torch.equal(images, kept)
 
 
@@ -69,7 +76,7 @@ def test_shape_range_layout_and_determinism(augmentation, channels, size):
 def test_flip_and_shift_equal_a_loop_over_pixels(flip, shift, size, channels, seed):
     images = images_of(3, channels, size, seed)
     augmentation = Augmentation(flip=flip, shift=shift)
-    result = augment(images, augmentation, seeded(seed))
+    result = augment(images, augmentation, random_draws(len(images), seeded(seed)))
     draws = torch.rand(3, COLUMNS, generator=seeded(seed))
     expected = torch.zeros_like(images)
     for sample, draw in enumerate(draws.tolist()):
@@ -95,17 +102,22 @@ def test_largest_draw_stays_inside_the_padded_image():
 def test_every_shift_and_both_sides_occur():
     images = torch.zeros(2000, 1, 9, 9, dtype=torch.uint8)
     images[..., 4, 4] = 255
-    places = augment(images, Augmentation(shift=2), seeded()).flatten(1).argmax(1).bincount(minlength=81)
+    places = (
+        augment(images, Augmentation(shift=2), random_draws(len(images), seeded()))
+        .flatten(1)
+        .argmax(1)
+        .bincount(minlength=81)
+    )
     assert (places > 0).sum() == 25 and places.max() < 2 * 2000 / 25
     images[..., 4, 4], images[..., 4, 0] = 0, 255
-    flipped = augment(images, Augmentation(flip=True), seeded())[:, 0, 4, 8] > 0
+    flipped = augment(images, Augmentation(flip=True), random_draws(len(images), seeded()))[:, 0, 4, 8] > 0
     assert 900 < flipped.sum() < 1100
 
 
 def test_kinds_do_not_disturb_each_other():
     images = images_of(50, 1, 9)
-    plain = augment(images, Augmentation(shift=3), seeded())
-    both = augment(images, Augmentation(shift=3, flip=True), seeded())
+    plain = augment(images, Augmentation(shift=3), random_draws(len(images), seeded()))
+    both = augment(images, Augmentation(shift=3, flip=True), random_draws(len(images), seeded()))
     kept = (both == plain).flatten(1).all(1)
     mirrored = (both == plain.flip(3)).flatten(1).all(1)
     assert torch.all(kept ^ mirrored) and 10 < kept.sum() < 40
@@ -113,7 +125,8 @@ def test_kinds_do_not_disturb_each_other():
 
 def test_batch_stays_on_its_device_while_the_generator_is_elsewhere():
     everything = Augmentation(True, 2, 0.5, 10.0, 0.1, 0.3)
-    result = augment(images_of(4, 3, 8).to("meta"), everything, seeded())  # refuses operands of two devices
+    # The meta device refuses operands of two devices.
+    result = augment(images_of(4, 3, 8).to("meta"), everything, random_draws(4, seeded()))
     assert result.device.type == "meta" and result.shape == (4, 3, 8, 8)
 
 
@@ -172,6 +185,7 @@ def test_jitter_changes_contrast_around_the_mean():
         {"rotate_degrees": -5.0},
         {"scale": 1.0},
         {"colour_jitter": 2.0},
+        {"views": -1},
     ],
 )
 def test_values_out_of_range_are_refused(wrong):

@@ -8,7 +8,7 @@ from torch.nn import functional
 from export.errors import InputError
 from models.netaug import SuperNetwork
 from models.zoo import build_student
-from pipeline.distil import all_logits, build_terms, distil_step, label_step, live_teacher, remembered_teacher
+from pipeline.distil import Lesson, build_terms, distil_step, live_teacher
 from pipeline.training import Batch, Epoch
 
 CLASSES = 4
@@ -44,7 +44,7 @@ KD = [("soft_cross_entropy", 0.9, {"temperature": 4.0})]
 def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
     recorder = Recorder().train()
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    step = distil_step(student, live_teacher(recorder), build_terms(KD), label_weight=0.1)
+    step = distil_step(student, Lesson(build_terms(KD), 0.1), live_teacher(recorder))
     current = batch()
     (losses,) = step(current, EPOCH)
     assert recorder.seen == [current.inputs]
@@ -55,16 +55,6 @@ def test_the_teacher_is_frozen_in_eval_mode_and_sees_the_students_batch():
     assert losses["label"].item() == pytest.approx(0.1 * label.item())
 
 
-def test_remembered_logits_are_the_live_ones_of_the_same_images():
-    recorder = Recorder()
-    images = torch.randn(10, 1, 8, 8)
-    signal = remembered_teacher(all_logits(recorder, images.split(4)))
-    for indices in ([3, 9], [0, 3], [5, 1]):
-        current = Batch(images[indices], torch.tensor(indices), torch.tensor(indices))
-        torch.testing.assert_close(signal(current).logits, live_teacher(Recorder())(current).logits)
-    assert sum(len(seen) for seen in recorder.seen) == 10
-
-
 def test_features_are_tapped_where_an_objective_asks():
     current = batch()
     outputs = live_teacher(Recorder(), ("layer1",))(current)
@@ -73,21 +63,15 @@ def test_features_are_tapped_where_an_objective_asks():
 
 def test_without_a_teacher_the_label_is_all():
     student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
-    (losses,) = distil_step(student, None, (), label_weight=1.0)(batch(), EPOCH)
+    (losses,) = distil_step(student, Lesson())(batch(), EPOCH)
     assert set(losses) == {"label"}
 
 
 def test_netaug_asks_the_teacher_once_and_gives_two_sets_of_losses():
     recorder = Recorder()
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
-    step = distil_step(
-        network,
-        live_teacher(recorder),
-        build_terms(KD),
-        label_weight=0.5,
-        netaug_weight=0.25,
-        width_epochs=5,
-    )
+    lesson = Lesson(build_terms(KD), 0.5)
+    step = distil_step(network, lesson, live_teacher(recorder), netaug_weight=0.25, width_epochs=5)
     base, augmented = list(step(batch(), EPOCH))
     assert set(base) == {"label", "soft_cross_entropy"}
     assert set(augmented) == {"netaug_label", "netaug_soft_cross_entropy"}
@@ -99,9 +83,9 @@ def test_with_augmented_weight_zero_the_base_learns_as_a_plain_student_does():
     network = SuperNetwork("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
     plain = network.export_base()
     current = batch(tuple(range(8)))
-    for losses in distil_step(network, None, (), label_weight=1.0, netaug_weight=0.0)(current, EPOCH):
+    for losses in distil_step(network, Lesson(), netaug_weight=0.0)(current, EPOCH):
         torch.stack(list(losses.values())).sum().backward()
-    for losses in label_step(plain)(current, EPOCH):
+    for losses in distil_step(plain, Lesson())(current, EPOCH):
         losses["label"].backward()
     reference = dict(plain.named_parameters())
     network.use_base()
@@ -126,9 +110,7 @@ def test_wrong_objectives_are_named():
 
 def test_a_plain_student_of_the_tables_can_be_distilled():
     student = build_student("mobilenet-v2-tiny", classes=CLASSES, channels=1, resolution=8)
-    step = distil_step(
-        student, live_teacher(Recorder()), build_terms(KD), label_weight=0.1, label_smoothing=0.1
-    )
+    step = distil_step(student, Lesson(build_terms(KD), 0.1, 0.1), live_teacher(Recorder()))
     (losses,) = step(batch(), EPOCH)
     torch.stack(list(losses.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())

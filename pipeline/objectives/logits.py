@@ -1,0 +1,45 @@
+"""Output logits: what the teacher answers."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.objectives.base import Objective, Outputs
+
+
+class SoftCrossEntropy(Objective):
+    """Soft labels (Hinton, Vinyals, Dean 2015, section 2): T^2 KL(p_t || p_s), p = softmax(z / T).
+
+    The teacher's probability is the mean of the members' softened probabilities. The factor T^2 keeps the
+    gradient's size when T changes.
+    """
+
+    equation = "T^2 KL(mean_m softmax(z_t,m / T) || softmax(z_s / T))"
+    paper = "arXiv 1503.02531"
+
+    def __init__(self, temperature: float = 4.0) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.temperature = temperature
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        target = torch.softmax(teacher.logits / self.temperature, dim=-1).mean(0)
+        log_probability = torch.log_softmax(student.logits[0] / self.temperature, dim=-1)
+        divergence = functional.kl_div(log_probability, target, reduction="batchmean")
+        return self.temperature**2 * divergence
+
+
+class LogitsL2(Objective):
+    """Regression of logits (Ba and Caruana 2014, equation 1): mean over the batch of ||z_s - z_t||^2.
+
+    An ensemble's logits are averaged. Differs from the paper in the constant 1/2 only.
+    """
+
+    equation = "||z_s - mean_m z_t,m||^2"
+    paper = "arXiv 1312.6184"
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        return (student.logits[0] - teacher.logits.mean(0)).square().sum(-1).mean()
