@@ -1,0 +1,197 @@
+"""What each way to distil is worth on a tiny student: CIFAR-10, int8 on TFLite Micro, one row at a time.
+
+    python benchmarks/distillation.py --data DIR [--students resnet8] [--rows kd attention] [--seeds 0 1]
+    python benchmarks/distillation.py --report
+
+The first form trains what is not yet in the results (benchmarks/distillation.jsonl) and can be stopped at any
+time; processes with different students may run side by side. The second writes the table and the plot of
+docs/distillation.md. Every row is benchmarks/distillation.toml with the overrides listed in `ROWS`.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from export.errors import GateFailed
+from export.tflm import run_tflm
+from pipeline.console import say
+from pipeline.context import inputs_of
+from pipeline.data import to_int8
+from pipeline.stages import open_run, run_stages
+from pipeline.training import predict, top1
+
+HERE = Path(__file__).parent
+RECIPE, RESULTS = HERE / "distillation.toml", HERE / "distillation.jsonl"
+PAGE, PLOT = HERE.parent / "docs" / "distillation.md", HERE.parent / "docs" / "distillation.svg"
+BEGIN, END = "<!-- results: written by benchmarks/distillation.py -->", "<!-- end of results -->"
+TFLM_IMAGES = 2000
+
+# Stem at half resolution: a third of the table's cost at 32x32, final map 4x4.
+STUDENTS: dict[str, tuple[str, ...]] = {
+    "resnet8": (),
+    "mobilenet-v2-tiny": ("student.strides=[2,1,2,2,1]",),
+}
+KD = '{name="soft_cross_entropy", weight=0.9, temperature=4}'
+ENSEMBLE = (
+    'teacher={members=[{model="resnet20", weights="teachers/resnet20-12fca82f.th"},'
+    ' {model="resnet56", weights="teachers/resnet56-4bfd9763.th"}]}'
+)
+
+
+def objectives(*terms: str, label: object = 1.0) -> tuple[str, ...]:
+    return f"distil.objectives=[{', '.join(terms)}]", f"distil.label_weight={label}"
+
+
+# Row -> (what it is, overrides of the recipe).
+ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "alone": ("student alone", ()),
+    "kd": ("soft cross-entropy (KD)", objectives(KD, label=0.1)),
+    "logits_l2": ("L2 on logits", objectives('{name="logits_l2", weight=0.1}', label=0.1)),
+    "netaug": ("NetAug", ("distil.netaug={}",)),
+    "netaug_kd": ("NetAug + KD", (*objectives(KD, label=0.1), "distil.netaug={}")),
+    "kd_ensemble": ("KD, ensemble of two teachers", (*objectives(KD, label=0.1), ENSEMBLE)),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with cifar10 and teachers")
+    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/distillation"), help="where artifacts are kept"
+    )
+    parser.add_argument("--report", action="store_true", help="write docs/distillation.md's table and plot")
+    arguments = parser.parse_args()
+    if arguments.report:
+        write_report(read_results())
+        return
+    for seed in arguments.seeds:
+        for row in arguments.rows:
+            for student in arguments.students:
+                wanted = {"student": student, "row": row, "seed": seed, "epochs": arguments.epochs}
+                if not any(wanted.items() <= result.items() for result in read_results()):
+                    measure(wanted, arguments.data, arguments.out / student)
+
+
+def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
+    """Train, quantise and judge one row; append it to the results."""
+    title, changes = ROWS[wanted["row"]]
+    say(f"== {wanted['student']}, {title}, seed {wanted['seed']}")
+    own = (f'student.model="{wanted["student"]}"', *STUDENTS[wanted["student"]])
+    schedule = (f"distil.seed={wanted['seed']}", f"distil.epochs={wanted['epochs']}")
+    run = open_run(RECIPE, (*own, *schedule, *changes), data=data, out=out, download=False)
+    start = time.monotonic()
+    try:
+        run_stages(run, last="tflite")
+    except GateFailed as error:
+        result = {**wanted, "diverged": str(error)}
+    else:
+        test = run.dataset.test
+        images, labels = test.images[:TFLM_IMAGES], test.labels[:TFLM_IMAGES]
+        float_logits = predict(run.trained_student(), inputs_of(test))
+        model = run.file("tflite", "model.tflite").read_bytes()
+        int8_logits = torch.from_numpy(run_tflm(model, to_int8(images), processes=1))
+        result = {
+            **wanted,
+            "float_top1": top1(float_logits, test.labels),
+            "float_top1_same_images": top1(float_logits[:TFLM_IMAGES], labels),
+            "int8_top1": top1(int8_logits, labels),
+            "int8_images": len(labels),
+            "seconds": round(time.monotonic() - start),
+        }
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    say(json.dumps(result))
+
+
+def read_results() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def write_report(results: Sequence[dict[str, Any]]) -> None:
+    """Write the table between the markers of docs/distillation.md, and the plot."""
+    table = results_table(results)
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
+    plot(results)
+    print(table)
+
+
+Runs = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+def by_row(results: Sequence[dict[str, Any]]) -> Runs:
+    """Return the finished runs of each (student, row), one a seed."""
+    grouped: Runs = defaultdict(list)
+    for result in results:
+        if "float_top1" in result:
+            grouped[result["student"], result["row"]].append(result)
+    return grouped
+
+
+def results_table(results: Sequence[dict[str, Any]]) -> str:
+    runs = by_row(results)
+    header = "| row |" + "".join(f" {student}: float | int8 on TFLM | gain |" for student in STUDENTS)
+    lines = [header, "|---|" + "---|" * (3 * len(STUDENTS))]
+    for row, (title, _) in ROWS.items():
+        cells = [cell for student in STUDENTS for cell in row_cells(runs, student, row)]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def row_cells(runs: Runs, student: str, row: str) -> tuple[str, str, str]:
+    found, base = runs[student, row], runs[student, "alone"]
+    if not found:
+        return "", "", ""
+    gain = f"{mean(found, 'float_top1') - mean(base, 'float_top1'):+.2f}" if base and row != "alone" else ""
+    return spread(found, "float_top1"), spread(found, "int8_top1"), gain
+
+
+def mean(runs: Sequence[dict[str, Any]], field: str) -> float:
+    return statistics.fmean(run[field] for run in runs)
+
+
+def spread(runs: Sequence[dict[str, Any]], field: str) -> str:
+    """Mean and half the range over seeds."""
+    values = [run[field] for run in runs]
+    return f"{mean(runs, field):.2f} ± {(max(values) - min(values)) / 2:.2f} ({len(values)})"
+
+
+def plot(results: Sequence[dict[str, Any]]) -> None:
+    """Draw every run's gain over the mean of the student alone, one line a row."""
+    runs = by_row(results)
+    shown = [row for row in ROWS if row != "alone" and any(runs[student, row] for student in STUDENTS)]
+    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(shown)), layout="constrained")
+    for index, student in enumerate(STUDENTS):
+        if not runs[student, "alone"]:
+            continue
+        base = mean(runs[student, "alone"], "float_top1")
+        points = [
+            (run["float_top1"] - base, line + (index - 0.5) * 0.25)
+            for line, row in enumerate(shown)
+            for run in runs[student, row]
+        ]
+        axes.scatter(*zip(*points, strict=True), s=18, label=f"{student} (alone: {base:.1f} %)")
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(shown)), [ROWS[row][0] for row in shown])
+    axes.invert_yaxis()
+    axes.set_xlabel("top-1 on CIFAR-10's test set, points above the student alone; one point a seed")
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend()
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
