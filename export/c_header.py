@@ -33,9 +33,10 @@ def write_header(
 ) -> list[Path]:
     """Write `model_data.h` and `model_data.c` into `out_dir` and return their paths.
 
-    arena_bytes: what the application must give TFLite Micro. labels: one per class, or none at all. name: the
-    model's, for people and logs. Raises InputError for a model that is not an int8 .tflite or has an operator
-    without a known resolver method, and for labels that do not match; ResourceMissing if the disk is full.
+    arena_bytes: what the application must give TFLite Micro. labels: one per class, or none at all; a map may
+    have further channels after the classes. name: the model's, for people and logs. Raises InputError for a
+    model that is not an int8 .tflite or has an operator without a known resolver method, and for labels that
+    do not match; ResourceMissing if the disk is full.
     """
     graph = read_tflite(model)
     header = _render_header(graph, model, arena_bytes=arena_bytes, labels=labels, name=name)
@@ -84,8 +85,9 @@ def _render_header(graph: Graph, model: bytes, *, arena_bytes: int, labels: Sequ
             f"MODEL_{role}{index if len(names) > 1 else ''}", graph.tensors[tensor_name]
         )
     )
-    classes = graph.tensors[graph.outputs[0]].shape[-1]
-    if labels and len(labels) != classes:
+    output = graph.tensors[graph.outputs[0]]
+    classes, is_map = output.shape[-1], len(output.shape) == 4
+    if labels and not (len(labels) == classes or (is_map and len(labels) < classes)):
         raise InputError(f"{len(labels)} labels for an output of {classes} classes; give one for each class")
     digest = hashlib.sha256(model).hexdigest()
     declare_labels = "extern const char *const model_labels[MODEL_LABEL_COUNT];\n" if labels else ""
@@ -128,7 +130,7 @@ extern "C" {{
 /* The .tflite, {ALIGNMENT_BYTES}-byte aligned. */
 extern const uint8_t model_data[MODEL_DATA_BYTES];
 
-/* UTF-8, in the order of the output's elements. */
+/* UTF-8, in the order of the output's {"channels" if is_map else "elements"}. */
 #define MODEL_LABEL_COUNT {len(labels)}
 {declare_labels}
 #ifdef __cplusplus

@@ -193,4 +193,39 @@ TABLES = {
         ),
     ),
 }
+
+# The project's own: every cell of the last map is classified, so they stride less and end wider than they
+# would for one answer an image. The large ones are the teachers of the others.
+DENSE_TABLES = {
+    "shapes-detector": Table(
+        resolution=64, classes=4, stem=16, head=64, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
+        blocks=(
+            Block(3, None, 8),
+            Block(3, 32, 16, 2), Block(3, 64, 16),
+            Block(3, 64, 24, 2), Block(3, 96, 24), Block(3, 96, 24),
+        ),
+    ),
+    "shapes-detector-large": Table(
+        resolution=64, classes=4, stem=32, head=192, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
+        blocks=(
+            Block(3, None, 16),
+            Block(3, 64, 32, 2), Block(3, 128, 32),
+            Block(3, 128, 64, 2), Block(3, 256, 64), Block(3, 256, 64), Block(3, 256, 64),
+        ),
+    ),
+    "shapes-segmenter": Table(
+        resolution=64, classes=4, stem=16, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
+        blocks=(
+            Block(3, None, 8),
+            Block(3, 32, 16, 2), Block(5, 48, 16), Block(5, 48, 16), Block(5, 64, 24),
+        ),
+    ),
+    "shapes-segmenter-large": Table(
+        resolution=64, classes=4, stem=32, head=96, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
+        blocks=(
+            Block(3, None, 16),
+            Block(3, 64, 32, 2), Block(5, 96, 32), Block(5, 96, 32), Block(5, 128, 48), Block(5, 144, 48),
+        ),
+    ),
+}
 # fmt: on

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,17 @@ from torch import Tensor, nn
 from models.errors import ModelError
 
 Shape = tuple[int, int, int]  # (C, H, W)
+Task = Literal["classification", "detection", "segmentation"]
 
 
 class FeatureNetwork(nn.Module):
-    """A classifier that gives its features by name. `input_shape` is (C, H, W) of one image."""
+    """A classifier that gives its features by name; of dense tasks one whose logits are (N, channels, H, W).
+
+    input_shape: (C, H, W) of one image. task: what its logits mean.
+    """
 
     input_shape: Shape
+    task: Task = "classification"
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -33,6 +39,12 @@ class FeatureNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> logits (N, classes)."""
         return self.forward_features(x, ())[0]
+
+    def logits_shape(self) -> tuple[int, ...]:
+        """Shape of one image's logits at `input_shape`."""
+        with evaluating(self):
+            image = torch.zeros(1, *self.input_shape, device=next(self.parameters()).device)
+            return tuple(self(image).shape[1:])
 
     def feature_shapes(self) -> dict[str, Shape]:
         """(C, H, W) of every feature at `input_shape`."""

@@ -114,7 +114,7 @@ class SuperNetwork(FeatureNetwork):
         base = build_student(
             name, classes=classes, channels=channels, resolution=resolution, strides=strides, padding=padding
         )
-        self.table, self.input_shape = base.table, base.input_shape
+        self.table, self.input_shape, self.task = base.table, base.input_shape, base.task
         self.width_factors = tuple(width_factors or base.table.width_factors)
         self.expand_factors = tuple(expand_factors or base.table.expand_factors)
         largest = widened(self.table, max(self.width_factors), max(self.expand_factors))

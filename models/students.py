@@ -100,6 +100,7 @@ class Student(StagedNetwork):
 
     stem: ConvNorm
     head: ConvNorm | None
+    classifier: nn.Linear | Conv2d
 
     def __init__(
         self,
@@ -126,9 +127,13 @@ class Student(StagedNetwork):
             self.add_module(f"block{number}", self.block_type(factory, inputs, row, stride, residual))
         width = table.blocks[-1].out
         self.head = factory.conv_norm(width, table.head, 1) if table.head else None
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.classifier = types.linear(table.head or width, classes)
+        self.add_classifier(types, table.head or width)
         initialise(self)
+
+    def add_classifier(self, types: LayerTypes, width: int) -> None:
+        """Make the layers of `classify` for a last map of `width` channels."""
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = types.linear(width, self.classes)
 
     def rebuilt(self, table: Table, types: LayerTypes) -> Self:
         """Build a fresh network of the same class and arguments from another table or of other layers."""

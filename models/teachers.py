@@ -14,6 +14,7 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from models.detection import distributions
 from models.errors import ModelError
 from models.features import FeatureNetwork, Shape, check_taps
 
@@ -44,6 +45,7 @@ class Teacher(FeatureNetwork):
         if len(mean) not in (1, 3) or len(std) not in (1, 3) or min(std) <= 0:
             raise ModelError(f"mean {mean} and std {std}: give 1 or 3 values each, std above 0")
         self.network, self.input_shape = network, input_shape
+        self.task = network.task if isinstance(network, FeatureNetwork) else "classification"
         mean_, std_ = torch.tensor(mean).view(1, -1, 1, 1), torch.tensor(std).view(1, -1, 1, 1)
         self.register_buffer("scale", 127.5 / 255 / std_, persistent=False)
         self.register_buffer("offset", (128 / 255 - mean_) / std_, persistent=False)
@@ -184,12 +186,17 @@ class EnsembleTeacher(nn.Module):
         }
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logarithm of the members' mean probability (N, classes): the ensemble's own logits."""
+        """Logarithm of the members' mean probability (N, classes, ...): the ensemble's own logits.
+
+        Detectors' channels hold several distributions, each of which is averaged.
+        """
         logits, _ = self.forward_members(x)
-        return torch.logsumexp(torch.log_softmax(logits, dim=-1), dim=0) - math.log(len(logits))
+        parts = distributions(logits) if self.members[0].task == "detection" else (logits,)
+        means = [part.log_softmax(2).logsumexp(0) - math.log(len(logits)) for part in parts]
+        return torch.cat(means, dim=1)
 
     def forward_members(self, x: Tensor, taps: Sequence[str] = ()) -> tuple[Tensor, dict[str, Tensor]]:
-        """Logits of every member (members, N, classes) and the tapped features, each (N, C, H, W).
+        """Logits of every member (members, N, classes, ...) and the tapped features, each (N, C, H, W).
 
         Raises:
             ModelError: a tap is not one of `feature_names`.

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.architectures import TABLES
+from models.architectures import DENSE_TABLES, TABLES
 from models.checkpoints import load_weights
+from models.dense import Detector, Segmenter
 from models.layers import Padding
 from models.mobilenet import MobileNet
 from models.resnet import CifarResNet, ResNet8
@@ -36,10 +37,16 @@ STUDENTS: dict[str, type[Student]] = {
     "mcunet-vww2": MobileNet,
     "proxyless-w0.3": MobileNet,
     "resnet8": ResNet8,
+    "shapes-detector": Detector,
+    "shapes-detector-large": Detector,
+    "shapes-segmenter": Segmenter,
+    "shapes-segmenter-large": Segmenter,
 }
+ARCHITECTURES = {**TABLES, **DENSE_TABLES}  # the table of each student
 
-# An integer is the depth of a CIFAR ResNet, a family a torchvision classifier of that name.
-TEACHERS: dict[str, int | Family] = {
+# An integer is the depth of a CIFAR ResNet, a family a torchvision classifier of that name, a class a student
+# of that name.
+TEACHERS: dict[str, int | Family | type[Student]] = {
     "resnet20": 20,
     "resnet32": 32,
     "resnet44": 44,
@@ -101,6 +108,8 @@ TEACHERS: dict[str, int | Family] = {
     "convnext_small": CONVNEXT,
     "convnext_base": CONVNEXT,
     "convnext_large": CONVNEXT,
+    "shapes-detector-large": Detector,
+    "shapes-segmenter-large": Segmenter,
 }
 
 
@@ -120,7 +129,7 @@ def build_student(
         ModelError: the stride plan does not fit.
     """
     return STUDENTS[name](
-        TABLES[name],
+        ARCHITECTURES[name],
         classes=classes,
         channels=channels,
         resolution=resolution,
@@ -150,6 +159,9 @@ def build_teacher(
     kind, shape = TEACHERS[name], (channels, resolution, resolution)
     if isinstance(kind, int):
         teacher = Teacher(CifarResNet(kind, classes=classes), input_shape=shape, mean=mean, std=std)
+    elif isinstance(kind, type):
+        network = build_student(name, classes=classes, resolution=resolution)
+        teacher = Teacher(network, input_shape=shape, mean=mean, std=std)
     else:
         teacher = TorchvisionTeacher(name, kind, classes=classes, input_shape=shape, mean=mean, std=std)
     if weights is not None:

@@ -65,6 +65,11 @@ class Augmentation:
         return replace(self, views=0) != Augmentation()
 
     @property
+    def moves(self) -> bool:
+        """Whether pixels change their places, so that masks and boxes would have to follow."""
+        return replace(self, views=0, colour_jitter=0.0) != Augmentation()
+
+    @property
     def finite_views(self) -> int | None:
         """How many variants of each image there are; None if there is no end to them."""
         return (self.views or None) if self.varies else 1

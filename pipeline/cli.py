@@ -218,13 +218,12 @@ def boards() -> None:
 @app.command()
 def models() -> None:
     """List the students with parameters and MACs, and the teachers."""
-    from models.architectures import TABLES
     from models.cost import macs, parameters
-    from models.zoo import STUDENTS, TEACHERS, build_student
+    from models.zoo import ARCHITECTURES, STUDENTS, TEACHERS, build_student
 
     table = Table(_NAME("student"), "resolution", "classes", "parameters", "MACs")
     for name in STUDENTS:
-        own = TABLES[name]
+        own = ARCHITECTURES[name]
         network = build_student(name, classes=own.classes)
         cost = macs(network, (3, own.resolution, own.resolution))
         figures = (f"{parameters(network):,}", f"{cost:,}")
@@ -234,19 +233,19 @@ def models() -> None:
 
 
 @app.command()
-def objectives() -> None:
-    """List the distillation objectives with equation, paper and parameters."""
-    import inspect
+def objectives(as_json: Json = False) -> None:
+    """List what a student can be made to match, and who can teach it.
 
-    from pipeline.objectives import OBJECTIVES
+    An entry of distil.objectives is { name = "...", weight = 1.0 } and any of the parameters listed here.
+    A weight is a number or points [share of the training, weight]: [[0.3, 1], [0.3, 0]] is 1, 0 from 30 % on.
+    """
+    from pipeline.listing import objective_rows, objectives_table, scheme_rows, schemes_table
 
-    table = Table(_NAME("objective"), "equation", "paper", "parameters")
-    for name, kind in OBJECTIVES.items():
-        parameters = inspect.signature(kind).parameters.values()
-        named = [parameter for parameter in parameters if parameter.default is not parameter.empty]
-        defaults = ", ".join(f"{parameter.name} = {parameter.default}" for parameter in named)
-        table.add_row(name, kind.equation, kind.paper, defaults)
-    stdout.print(table)
+    if as_json:
+        print(json.dumps({"objectives": objective_rows(), "schemes": scheme_rows()}))
+        return
+    stdout.print(objectives_table())
+    stdout.print(schemes_table())
 
 
 def main() -> None:

@@ -24,6 +24,7 @@ from pipeline.artifacts import Artifact, Store
 from pipeline.augment import Augmentation
 from pipeline.data import Dataset, Split, load_dataset, to_input
 from pipeline.recipe import Recipe, Schedule
+from pipeline.tasks import TASKS, Task
 from pipeline.training import Settings
 
 EVALUATION_BATCH = 256
@@ -63,6 +64,11 @@ class Run:
         )
 
     @property
+    def task(self) -> Task:
+        """What the images are looked at for."""
+        return TASKS[self.dataset.task]
+
+    @property
     def recipe_text(self) -> str:
         """The recipe as it was given, with its overrides as comments."""
         changes = "".join(f"# --set {override}\n" for override in self.overrides)
@@ -94,9 +100,9 @@ class Run:
         """Seed of the student's start and of the order of its images."""
         return self.recipe.seed if self.recipe.distil.seed is None else self.recipe.distil.seed
 
-    def new_student(self) -> FeatureNetwork:
-        """Return the recipe's student, freshly initialised from its seed."""
-        torch.manual_seed(self.student_seed)
+    def new_student(self, seed: int | None = None) -> FeatureNetwork:
+        """Return the recipe's student, freshly initialised from a seed; None is its own."""
+        torch.manual_seed(self.student_seed if seed is None else seed)
         return build_student(self.recipe.student.model, **self.student_arguments())
 
     def student_arguments(self) -> dict[str, Any]:
@@ -137,7 +143,7 @@ class Run:
             load_state(network, self.file("teacher", f"member{number}.safetensors"))
         return self.place(teacher).eval()
 
-    def trained_student(self) -> nn.Module:
+    def trained_student(self) -> FeatureNetwork:
         """Return the float student from its artifact, on the device, in eval mode."""
         student = self.new_student()
         load_state(student, self.file("distil", "student.safetensors"))

@@ -1,8 +1,8 @@
 """Data sets as uint8 tensors with fixed train, validation and test splits.
 
-`load_dataset` finds or decodes one; `to_input` and `to_int8` turn its pixels into what the network and the
-device read. Splits depend on the seed alone; an official test set stays the test set; nothing is downloaded
-unless asked for. Images are square, grey or RGB, and stay uint8 until they are a batch.
+`load_dataset` finds, decodes or draws one; `to_input` and `to_int8` turn its pixels into what the network and
+the device read. Splits depend on the seed alone; an official test set stays the test set; nothing is
+downloaded unless asked for. Images are square, grey or RGB, and stay uint8 until they are a batch.
 """
 
 import hashlib
@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from export.errors import InputError, ResourceMissing
+from models.features import Task
+from pipeline import shapes
 from pipeline.decode import decode_images
 from pipeline.names import suggestion
 
@@ -27,8 +29,11 @@ TORCHVISION_SETS = {
     "fashion_mnist": ("FashionMNIST", "FashionMNIST/raw"),
     "mnist": ("MNIST", "MNIST/raw"),
 }
-DATASETS = ("digits", *TORCHVISION_SETS)
+SHAPES_TASKS: dict[str, Task] = {"shapes-detection": "detection", "shapes-segmentation": "segmentation"}
+DATASETS = ("digits", *TORCHVISION_SETS, *SHAPES_TASKS)
 
+SHAPES_IMAGES = (4000, 500, 1000)  # training, validation, test
+SHAPES_LEAST_PIXELS = 32  # a side, to have room for more than one shape
 DIGITS_TEST, DIGITS_VALIDATION = 500, 150  # of 1,797
 VALIDATION_SHARE = 0.1  # of the images that are not an official test set
 TEST_SHARE = 0.2  # of an image folder without any split of its own
@@ -46,7 +51,7 @@ CHUNK = 1024  # images that are resized at a time
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """images: uint8 (N, C, H, W); labels: int64 (N,)."""
+    """images: uint8 (N, C, H, W). labels: classes int64 (N,), or masks or boxes (see `shapes.Drawing`)."""
 
     images: Tensor
     labels: Tensor
@@ -57,7 +62,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Three disjoint splits and the class names; `fingerprint` is a sha256 that artifacts are keyed by."""
+    """Three disjoint splits and the class names; `fingerprint` is a sha256 that artifacts are keyed by.
+
+    labels: one for each class; of dense tasks the first is background.
+    """
 
     name: str
     labels: tuple[str, ...]
@@ -65,6 +73,7 @@ class Dataset:
     validation: Split
     test: Split
     fingerprint: str
+    task: Task = "classification"
 
     @property
     def channels(self) -> int:
@@ -102,6 +111,8 @@ def load_dataset(
     roots = [Path(base) for base in (root, os.environ.get("MICROSTILL_DATA")) if base]
     if name == "digits":
         return _from_arrays(name, *_digits(), resolution, channels, seed)
+    if name in SHAPES_TASKS:
+        return _shapes(name, resolution, channels or 3, seed)
     if name in TORCHVISION_SETS:
         return _from_arrays(name, *_torchvision_set(name, roots, download), resolution, channels, seed)
     return _from_folder(_find_folder(name, roots), resolution, channels or 3, seed, cache_dir)
@@ -127,8 +138,9 @@ def batches(
 
 
 def calibration_images(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
-    """`count` training images (or all, if fewer), uint8, every class in proportion."""
-    order = stratified_order(dataset.train.labels.numpy(), seed)
+    """`count` training images (or all, if fewer), uint8, every class of a classification in proportion."""
+    labels = dataset.train.labels
+    order = stratified_order((labels if labels.ndim == 1 else torch.zeros(len(labels))).numpy(), seed)
     return dataset.train.images[torch.from_numpy(order[:count])]
 
 
@@ -223,11 +235,16 @@ def _from_arrays(
     splits = [
         Split(_fit(part.images, resolution, channels), part.labels) for part in (*parts[:2], test or parts[2])
     ]
+    return Dataset(name, labels, splits[0], splits[1], splits[2], _fingerprint(name, labels, splits))
+
+
+def _fingerprint(name: str, labels: tuple[str, ...], splits: Sequence[Split]) -> str:
+    """Hash everything that a set in memory holds."""
     digest = hashlib.sha256(repr((name, labels, [tuple(split.images.shape) for split in splits])).encode())
     for split in splits:
         digest.update(split.images.numpy().data)
         digest.update(split.labels.numpy().data)
-    return Dataset(name, labels, splits[0], splits[1], splits[2], digest.hexdigest())
+    return digest.hexdigest()
 
 
 def _fit(images: Tensor, resolution: int, channels: int) -> Tensor:
@@ -246,6 +263,24 @@ def _grey(images: Tensor) -> Tensor:
     """ITU-R 601 luma in the 16-bit fixed point of Pillow, so that folders and arrays agree."""
     red, green, blue = images.to(torch.int32).unbind(1)
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).to(torch.uint8).unsqueeze(1)
+
+
+# --- sets that are drawn
+
+
+def _shapes(name: str, resolution: int, channels: int, seed: int) -> Dataset:
+    """Draw shapes with their masks or boxes; every split has a random stream of its own."""
+    if resolution < SHAPES_LEAST_PIXELS:
+        raise InputError(
+            f"dataset {name}: data.resolution {resolution} is below {SHAPES_LEAST_PIXELS} pixels"
+        )
+    splits = []
+    for number, count in enumerate(SHAPES_IMAGES):
+        drawing = shapes.draw_shapes(count, resolution=resolution, channels=channels, seed=(seed, number))
+        labels = drawing.boxes if SHAPES_TASKS[name] == "detection" else drawing.masks
+        splits.append(Split(drawing.images, labels))
+    fingerprint = _fingerprint(name, shapes.CLASSES, splits)
+    return Dataset(name, shapes.CLASSES, splits[0], splits[1], splits[2], fingerprint, SHAPES_TASKS[name])
 
 
 # --- image folders: one folder per class, with or without splits

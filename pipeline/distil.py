@@ -25,6 +25,7 @@ from pipeline.weights import Weight, weight_at
 
 LabelLoss = Callable[[Tensor, Tensor, float], Tensor]  # (logits, labels, label smoothing) -> scalar
 TeacherSignal = Callable[[Batch], Outputs]
+Extra = Callable[[Outputs, Batch, Epoch], Losses]  # losses beside the lesson's, of what the network gave
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,16 @@ class Lesson:
     label_loss: LabelLoss = cross_entropy
 
     def connect(self, student: nn.Module, teacher: EnsembleTeacher | None) -> None:
-        """Connect every objective to both networks; see `Objective.connect` for what it raises."""
+        """Connect every objective to both networks; see `Objective.connect` for what else it raises.
+
+        Raises:
+            InputError: an objective needs a teacher and there is none, or is not for the student's task.
+        """
+        task = student.task if isinstance(student, FeatureNetwork) else "classification"
         for term in self.terms:
+            if task not in term.objective.tasks:
+                able = ", ".join(name for name, kind in OBJECTIVES.items() if task in kind.tasks)
+                raise InputError(f"objective '{term.name}' is not for {task}; these are: {able}")
             if teacher is None and "teacher" in term.objective.needs:
                 raise InputError(f"objective '{term.name}' needs a teacher: give the recipe a [teacher]")
             term.objective.connect(student, teacher)
@@ -105,14 +114,14 @@ class Lesson:
             terms, label_weight if label_weight or terms else 1.0, self.label_smoothing, self.label_loss
         )
 
-    def outputs(self, network: nn.Module, batch: Batch, epoch: Epoch) -> Outputs:
-        """Run a network on a batch and keep what the objectives of this epoch read."""
+    def outputs(self, network: nn.Module, batch: Batch, epoch: Epoch, also: Sequence[str] = ()) -> Outputs:
+        """Run a network on a batch and keep what the objectives of this epoch read, and the taps `also`."""
         terms = self._active(epoch)
         needs = {need for term in terms for need in term.objective.needs}
-        taps = _each_once(term.objective.student_taps for term in terms)
+        taps = _each_once([*(term.objective.student_taps for term in terms), also])
         inputs, mirrored_gradient = batch.inputs, None
         if "student gradient" not in needs:
-            return Outputs(*_forward(network, inputs, taps))
+            return Outputs(*_forward(network, inputs, taps), images=inputs)
         inputs = inputs.detach().requires_grad_()
         logits, features = _forward(network, inputs, taps)
         gradient = input_gradient(logits[0], batch.labels, inputs, differentiable=True)
@@ -120,7 +129,7 @@ class Lesson:
             mirrored = inputs.detach().flip(-1).requires_grad_()
             other = input_gradient(network(mirrored), batch.labels, mirrored, differentiable=True)
             mirrored_gradient = other.flip(-1)
-        return Outputs(logits, features, gradient, mirrored_gradient)
+        return Outputs(logits, features, gradient, mirrored_gradient, batch.inputs)
 
     def losses(
         self, outputs: Outputs, targets: Outputs, labels: Tensor, epoch: Epoch, *, widened: bool = False
@@ -144,6 +153,11 @@ class Lesson:
         return [term for term in self.terms if weight_at(term.weight, epoch.share)]
 
 
+def nothing_more(outputs: Outputs, batch: Batch, epoch: Epoch) -> Losses:
+    """Give no losses beside the lesson's."""
+    return {}
+
+
 def distil_step(
     network: nn.Module,
     lesson: Lesson,
@@ -151,25 +165,33 @@ def distil_step(
     *,
     netaug_weight: float = 0.0,
     width_epochs: int = 0,
+    taps: Sequence[str] = (),
+    extra: Extra = nothing_more,
 ) -> Step:
     """Return the training step of one network that learns one lesson.
 
     network: a plain network, or a SuperNetwork, of which a random augmented network is trained beside the
         base with `netaug_weight`; its width is augmented in the first `width_epochs` epochs.
     teacher: asked once a batch; None if there is nothing to learn from it.
+    extra: further losses of the network's outputs, which hold the features `taps` for it.
     """
+
+    def learn(batch: Batch, epoch: Epoch, targets: Outputs, *, widened: bool = False) -> Losses:
+        outputs = lesson.outputs(network, batch, epoch, taps)
+        losses = lesson.losses(outputs, targets, batch.labels, epoch, widened=widened)
+        return losses | extra(outputs, batch, epoch)
 
     def step(batch: Batch, epoch: Epoch) -> Iterator[Losses]:
         targets = teacher(batch) if teacher is not None else NOTHING
         if not isinstance(network, SuperNetwork):
-            yield lesson.losses(lesson.outputs(network, batch, epoch), targets, batch.labels, epoch)
+            yield learn(batch, epoch, targets)
             return
         network.use_base()
-        yield lesson.losses(lesson.outputs(network, batch, epoch), targets, batch.labels, epoch)
+        yield learn(batch, epoch, targets)
         network.sample(epoch.generator, width=epoch.index < width_epochs)
-        outputs = lesson.outputs(network, batch, epoch)
-        augmented = lesson.losses(outputs, targets, batch.labels, epoch, widened=True)
-        yield {f"netaug_{name}": netaug_weight * value for name, value in augmented.items()}
+        augmented = learn(batch, epoch, targets, widened=True)
+        if augmented:  # nothing is where all that is learned is tied to the base network's width
+            yield {f"netaug_{name}": netaug_weight * value for name, value in augmented.items()}
 
     return step
 

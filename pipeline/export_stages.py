@@ -45,10 +45,10 @@ def build_tflite(run: Run, work: Work) -> dict[str, Any]:
 
 
 def build_verification(run: Run, work: Work) -> dict[str, Any]:
-    """Measure every accuracy on the test set and every parity; the one use of the test set."""
+    """Measure every score on the test set and every parity; the one use of the test set."""
     result = verify(run)
     write_atomic(work.path / "confusion.json", json.dumps(result.confusion))
-    metrics = {**result.accuracies, "parity": result.parity}
+    metrics = {**result.scores, "parity": result.parity}
     if not result.exact:
         raise GateFailed(
             "verify: the integer reference and TFLite Micro differ; this is a defect of microstill:"
@@ -112,6 +112,7 @@ def assemble(run: Run) -> dict[str, Any]:
             "resolution": run.recipe.data.resolution,
             "channels": dataset.channels,
         },
+        "task": {"name": run.task.name, "metric": run.task.metric, "title": run.task.title},
         **verification,
         "tflite_bytes": run.artifacts["tflite"].metrics["tflite_bytes"],
         "macs": macs(student, run.image_shape),

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from export.errors import InputError
 from models.fakequant import Int8Operator, int8_operators, set_quantization
 from models.int8_layers import Concatenate, FakeQuantize, Flatten, MaxPool
+from pipeline.training import top1
 
 Method = Literal["minmax", "percentile", "mse"]
 
@@ -109,18 +110,21 @@ class LayerError:
     """What quantisation does to one operator's output, and what the operator alone does to the network's.
 
     sqnr_db: power of the tensor over power of its error when all is quantised, None where it is exact;
-    logits_sqnr_db: the same of the logits with only this operator quantised; top1_alone: percent, likewise.
+    logits_sqnr_db: the same of the logits with only this operator quantised; score_alone: percent, likewise.
     """
 
     name: str
     sqnr_db: float | None
     logits_sqnr_db: float | None
-    top1_alone: float
+    score_alone: float
 
 
-def layer_errors(network: nn.Module, images: Tensor, labels: Tensor) -> list[LayerError]:
+def layer_errors(
+    network: nn.Module, images: Tensor, labels: Tensor, score: Callable[[Tensor, Tensor], float] = top1
+) -> list[LayerError]:
     """Measure each operator of a calibrated network on inputs (N, C, H, W); the worst comes first.
 
+    score: (logits, labels) -> percent.
     Operators that only move values are left out. Afterwards quantisation is on.
     """
     operators = [
@@ -129,11 +133,11 @@ def layer_errors(network: nn.Module, images: Tensor, labels: Tensor) -> list[Lay
         if not isinstance(each.layer, Concatenate | Flatten | MaxPool)
     ]
     ratios = {each.name: (_PowerRatio(), _PowerRatio()) for each in operators}
-    correct = dict.fromkeys(ratios, 0)
+    logits_alone: dict[str, list[Tensor]] = {each.name: [] for each in operators}
     was_training = network.training
     network.eval()
     with torch.no_grad():
-        for inputs, targets in zip(images.split(REPORT_BATCH), labels.split(REPORT_BATCH), strict=True):
+        for inputs in images.split(REPORT_BATCH):
             set_quantization(network, False)
             logits, exact = _run(network, inputs, {})
             set_quantization(network, True)
@@ -144,11 +148,13 @@ def layer_errors(network: nn.Module, images: Tensor, labels: Tensor) -> list[Lay
                 set_quantization(network, True, only=each.name)
                 result, _ = _run(network, inputs, _before(each, exact))
                 alone.add(logits, result)
-                correct[each.name] += int((result.argmax(1) == targets).sum())
+                logits_alone[each.name].append(result.cpu())
     set_quantization(network, True)
     network.train(was_training)
     rows = [
-        LayerError(name, whole.decibels(), alone.decibels(), 100 * correct[name] / len(labels))
+        LayerError(
+            name, whole.decibels(), alone.decibels(), score(torch.cat(logits_alone[name]), labels.cpu())
+        )
         for name, (whole, alone) in ratios.items()
     ]
     return sorted(rows, key=lambda row: math.inf if row.logits_sqnr_db is None else row.logits_sqnr_db)

@@ -21,6 +21,7 @@ from pipeline.objectives import OBJECTIVES
 from pipeline.weights import weights_by_epoch
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Points = Annotated[tuple[tuple[Fraction, Annotated[float, Field(ge=0)]], ...], Field(min_length=1)]
@@ -163,6 +164,8 @@ class OneTeacher(Section):
 class BornAgain(Section):
     """Generations of the student, each taught by the one before (arXiv 1805.04770).
 
+    generations: after the first student, which learns from the recipe's teacher or from labels alone. Without
+        objectives in the recipe, they learn `soft_cross_entropy` with temperature 1 beside the labels.
     ensemble: after the last generation one more student learns from all generations together.
     """
 
@@ -175,6 +178,7 @@ class Mutual(Section):
     """Deep mutual learning (arXiv 1706.00384) of the student and its peers.
 
     peers: the other students, by name; they see the same images and may be the same network.
+    weight, temperature: of the divergence from the others, for every network alike.
     """
 
     name: Literal["mutual"]
@@ -187,7 +191,8 @@ class NativeEnsemble(Section):
     """ONE, the on-the-fly native ensemble (arXiv 1806.04606).
 
     branches: besides the student's own. split: the last feature that all share; None shares the lower half.
-    ramp: share of the training over which the weight rises from 0, as a sigmoid.
+    weight, temperature: of the divergence from the ensemble.
+    ramp: share of the training over which the weight rises from almost 0, as a sigmoid.
     """
 
     name: Literal["one"]
@@ -202,6 +207,8 @@ class OwnTeacher(Section):
     """Be Your Own Teacher (arXiv 1905.08094): shallow classifiers learn from the deepest.
 
     taps: features that get a classifier; none given: the last map of each resolution but the deepest.
+    alpha: share of the deepest classifier's answer in what a shallow one learns, the rest is the labels'.
+    hint: weight of the squared distance from the deepest feature.
     """
 
     name: Literal["own_teacher"]
@@ -240,6 +247,12 @@ class Distil(LabelSchedule):
         for epoch, together in enumerate(zip(label, *others, strict=True), 1):
             if not any(together):
                 raise ValueError(f"in epoch {epoch} of {self.epochs} every weight is 0: nothing to learn")
+        if isinstance(self.scheme, Mutual) and not any(weights_by_epoch(self.scheme.weight, self.epochs)):
+            raise ValueError(f"the weight of scheme 'mutual' is 0 in all {self.epochs} epochs")
+        if self.netaug is not None and isinstance(self.scheme, NativeEnsemble | OwnTeacher):
+            raise ValueError(
+                f"netaug goes with scheme 'teacher', 'born_again' or 'mutual', not with '{self.scheme.name}'"
+            )
         return self
 
 
@@ -255,10 +268,16 @@ class Quantize(Schedule):
 
 
 class Gates(Section):
-    """What the result must reach; a missed gate ends the run with status 4."""
+    """What the result must reach on the test set; a missed gate ends the run with status 4.
 
-    int8_top1: Annotated[float, Field(ge=0, le=100)] | None = None
-    int8_drop: Annotated[float, Field(ge=0, le=100)] | None = None
+    int8_top1, int8_miou, int8_ap50: percent, the one of the data's task.
+    int8_drop: points of the task's metric that the int8 student may lose to the float one.
+    """
+
+    int8_top1: Percent | None = None
+    int8_miou: Percent | None = None
+    int8_ap50: Percent | None = None
+    int8_drop: Percent | None = None
 
 
 class Recipe(Section):
@@ -273,6 +292,17 @@ class Recipe(Section):
     distil: Distil
     quantize: Quantize = Quantize()
     gates: Gates = Gates()
+
+    @model_validator(mode="after")
+    def _someone_to_learn_from(self) -> Self:
+        distil = self.distil
+        alone = self.teacher is None and isinstance(distil.scheme, BornAgain)
+        if alone and not all(weights_by_epoch(distil.label_weight, distil.epochs)):
+            raise ValueError(
+                "without a [teacher] the first generation of 'born_again' has only labels to learn from:"
+                " give distil.label_weight a value above 0 in every epoch"
+            )
+        return self
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

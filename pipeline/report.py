@@ -14,13 +14,15 @@ from rich.text import Text
 
 Report = Mapping[str, Any]
 
-# Field of the report -> what a person calls it, from the teacher to what runs on the device.
-ACCURACIES = {
-    "teacher_top1": "teacher",
-    "student_float_top1": "student, float",
-    "student_qat_top1": "student, QAT",
-    "student_int8_top1": "int8 on TFLite Micro",
+# What is scored -> what a person calls it, from the teacher to what runs on the device. The field of a report is
+# this and the task's metric: `student_int8_top1`.
+NETWORKS = {
+    "teacher": "teacher",
+    "student_float": "student, float",
+    "student_qat": "student, QAT",
+    "student_int8": "int8 on TFLite Micro",
 }
+CLASSIFICATION = {"name": "classification", "metric": "top1", "title": "top-1"}
 SIZES = {"tflite_bytes": "model", "arena_bytes": "arena", "macs": "MACs", "parameters": "parameters"}
 BAR_WIDTH = 20  # characters
 
@@ -62,6 +64,18 @@ def format_parity(row: Mapping[str, Any]) -> tuple[str, str, str]:
     return f"{row['value']:.6g}{unit}", "" if bound is None else f"{bound:.6g}{unit}", verdict
 
 
+def task_of(report: Report) -> Mapping[str, str]:
+    """Name, metric and the metric's title of the task."""
+    return report.get("task", CLASSIFICATION)
+
+
+def scores(report: Report) -> list[tuple[str, str, float]]:
+    """(network, what a person calls it, score in percent) of all that was scored."""
+    metric = task_of(report)["metric"]
+    fields = ((network, label, f"{network}_{metric}") for network, label in NETWORKS.items())
+    return [(network, label, report[field]) for network, label, field in fields if field in report]
+
+
 def present(report: Report) -> dict[str, Any]:
     """The fields that hold something: an unknown value is an absent one."""
     return {field: value for field, value in report.items() if value is not None}
@@ -79,7 +93,7 @@ def fit_sentence(report: Report) -> str:
 
 
 def terminal_summary(report: Report) -> RenderableType:
-    """One page: accuracies, sizes, SRAM and flash against the board, parity, and the time of each stage."""
+    """One page: scores, sizes, SRAM and flash against the board, parity, and the time of each stage."""
     report = present(report)
     sections = (_headline(report), _figures(report), _memory(report), _parity(report), _stages(report))
     spaced = [part for section in sections if section is not None for part in (section, Text())]
@@ -88,9 +102,11 @@ def terminal_summary(report: Report) -> RenderableType:
 
 def _headline(report: Report) -> RenderableType | None:
     verdict = Text(fit_sentence(report), "green" if fits_board(report) else "bold red")
+    task = task_of(report)
     words = (
         Text(report.get("student", ""), "bold"),
         Text(report.get("dataset", {}).get("name", "")),
+        Text("" if task["name"] == "classification" else task["title"]),
         verdict,
     )
     line = Text(" · ").join(word for word in words if word.plain)
@@ -108,14 +124,14 @@ def _table(*columns: str) -> Table:
 
 
 def _figures(report: Report) -> RenderableType | None:
-    accuracies = [(label, f"{report[field]:.2f} %") for field, label in ACCURACIES.items() if field in report]
+    reached = [(label, f"{score:.2f} %") for _, label, score in scores(report)]
     sizes = [
         (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
     ]
     table = _table("", "", "", "")
     table.columns[2].justify = "left"
-    for accuracy, size in zip_longest(accuracies, sizes, fillvalue=("", "")):
-        table.add_row(*accuracy, *size)
+    for score, size in zip_longest(reached, sizes, fillvalue=("", "")):
+        table.add_row(*score, *size)
     return table if table.row_count else None
 
 

@@ -23,7 +23,6 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 from export.errors import ResourceMissing
 from export.files import write_atomic
 from pipeline.report import (
-    ACCURACIES,
     SIZES,
     Report,
     fit_sentence,
@@ -33,6 +32,8 @@ from pipeline.report import (
     format_parity,
     format_seconds,
     present,
+    scores,
+    task_of,
 )
 
 STAGE_TITLES = {"teacher": "Teacher", "distil": "Distillation", "quantize": "Quantisation-aware training"}
@@ -78,14 +79,16 @@ def render_report_html(report: Report) -> str:
         verdict=fit_sentence(report),
         fits=fits_board(report),
         report=report,
-        accuracies=_accuracies(report),
+        metric=task_of(report),
+        scores=_scores(report),
         sizes=[
             (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
         ],
         memories=_memories(report.get("budget", {})),
-        curves=_curves(report.get("curves", {})),
+        curves=_curves(report.get("curves", {}), task_of(report)),
         confusion=_confusion(report.get("confusion", ()), dataset.get("labels")),
-        layers=_layers(report.get("layers", ())),
+        counted="pixels" if task_of(report)["name"] == "segmentation" else "images",
+        layers=_layers(report.get("layers", ()), task_of(report)["metric"]),
         layers_shown=LAYERS_SHOWN,
         parity=[(row["name"], *format_parity(row)) for row in report.get("parity", ())],
     )
@@ -105,14 +108,13 @@ def _subtitle(report: Report) -> str:
     return " · ".join(parts)
 
 
-def _accuracies(report: Report) -> list[dict[str, Any]]:
+def _scores(report: Report) -> list[dict[str, Any]]:
     """The chain from the teacher to the device, each with its difference from the one before, points."""
     chain: list[dict[str, Any]] = []
-    for field, label in ACCURACIES.items():
-        if field in report:
-            delta = report[field] - chain[-1]["top1"] if chain else None
-            model = report.get("teacher" if field == "teacher_top1" else "student", "")
-            chain.append({"label": label, "top1": report[field], "delta": delta, "model": model})
+    for network, label, score in scores(report):
+        delta = score - chain[-1]["score"] if chain else None
+        model = report.get("teacher" if network == "teacher" else "student", "")
+        chain.append({"label": label, "score": score, "delta": delta, "model": model})
     return chain
 
 
@@ -145,18 +147,20 @@ def _memories(budget: Mapping[str, Any]) -> list[dict[str, Any]]:
     return memories
 
 
-def _curves(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[str, Any]]:
-    """One entry per trained stage: every loss term in one chart, every accuracy in another."""
+def _curves(
+    curves: Mapping[str, Sequence[Mapping[str, float]]], task: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """One entry per trained stage: every loss term in one chart, every score in another."""
     stages = []
     for stage, epochs in curves.items():
         if not epochs:
             continue  # loaded, not trained
         names = dict.fromkeys(name for epoch in epochs for name, value in epoch.items() if value is not None)
-        accuracies = [name for name in names if name.endswith("_top1")]
-        losses = [name for name in names if name not in {*accuracies, "epoch", "learning_rate"}]
+        reached = [name for name in names if name.endswith(f"_{task['metric']}")]
+        losses = [name for name in names if name not in {*reached, "epoch", "learning_rate"}]
         charts = [
-            _line_chart(f"{stage}: {what}", what, epochs, chosen)
-            for what, chosen in (("loss", losses), ("top-1, %", accuracies))
+            _line_chart(f"{stage}: {what}", what, epochs, chosen, suffix=f"_{task['metric']}")
+            for what, chosen in (("loss", losses), (f"{task['title']}, %", reached))
             if chosen
         ]
         rates = [epoch["learning_rate"] for epoch in epochs if "learning_rate" in epoch]
@@ -191,14 +195,15 @@ def _confusion(counts: Sequence[Sequence[int]], labels: Sequence[str] | None) ->
     }
 
 
-def _layers(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _layers(layers: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Worst first. `error` is the RMS quantisation error in percent of the RMS signal."""
     rows = []
     for layer in layers:
         sqnr_db = layer["sqnr_db"]
         exact = sqnr_db is None or sqnr_db == math.inf
         error = 0.0 if exact else 100 * 10 ** (-sqnr_db / 20)
-        rows.append({**layer, "sqnr_db": None if exact else sqnr_db, "error": error})
+        alone = layer.get(f"{metric}_alone")
+        rows.append({**layer, "sqnr_db": None if exact else sqnr_db, "error": error, "score_alone": alone})
     rows.sort(key=lambda row: -row["error"])
     largest = max((row["error"] for row in rows), default=0) or 1
     return [row | {"percent": 100 * row["error"] / largest} for row in rows]
@@ -208,9 +213,9 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _line_chart(
-    title: str, quantity: str, epochs: Sequence[Mapping[str, float]], names: Sequence[str]
+    title: str, quantity: str, epochs: Sequence[Mapping[str, float]], names: Sequence[str], *, suffix: str
 ) -> dict[str, Any]:
-    """Lines over epochs. Returns the SVG and the legend: name, CSS colour, last value."""
+    """Lines over epochs. Returns the SVG and the legend: name without suffix, CSS colour, last value."""
     figure = Figure(figsize=(4.6, 2.5), layout="constrained")
     axes = figure.subplots()
     legend, values = [], []
@@ -221,7 +226,7 @@ def _line_chart(
         axes.plot(*zip(*points, strict=True), dashes, color=colour, linewidth=1.5, marker=marker)
         values += [value for _, value in points if math.isfinite(value)]
         legend.append(
-            (name.removesuffix("_top1").replace("_", " "), CSS_COLOURS[colour], f"{points[-1][1]:.4g}")
+            (name.removesuffix(suffix).replace("_", " "), CSS_COLOURS[colour], f"{points[-1][1]:.4g}")
         )
     ratio = max(values) / min(values) if values and min(values) > 0 else 0
     if ratio > LOG_SCALE_RATIO:

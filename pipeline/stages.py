@@ -17,6 +17,7 @@ from pipeline.console import say
 from pipeline.context import Run
 from pipeline.lesson import plan_outputs
 from pipeline.recipe import Gates, load_recipe
+from pipeline.schemes import SCHEMES
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("tflite", "TFLite file from the int8 graph", 1, export_stages.build_tflite, (), ("onnx",)),
     Stage(
         "verify",
-        "accuracy on the test set, parity with TFLite Micro",
+        "scores on the test set, parity with TFLite Micro",
         1,
         export_stages.build_verification,
         ("student",),
@@ -103,7 +104,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "report",
         "report.json and report.html",
-        1,
+        2,
         export_stages.build_report,
         (),
         ("teacher", "distil", "quantize", "onnx", "tflite", "verify", "budget", "header"),
@@ -120,7 +121,7 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
         MicrostillError: a stage ended the run; everything complete before it stays.
     """
     keep_freed_memory()
-    plan_outputs(run)  # wrong use of objectives ends here, before anything is trained
+    SCHEMES[run.recipe.distil.scheme.name].check(run)  # wrong use ends here, before anything is trained
     again = False
     with run.store.locked():
         run.store.unlink_latest()
@@ -161,18 +162,19 @@ def stage_states(run: Run) -> Iterator[tuple[str, str, Artifact | None]]:
 
 
 def require_gates(gates: Gates, report: Mapping[str, Any]) -> None:
-    """Hold a run's accuracies against the recipe's gates.
+    """Hold a run's scores against the recipe's gates.
 
     Raises:
         GateFailed: a gate is missed; the report stays.
     """
-    int8 = report["student_int8_top1"]
-    if gates.int8_top1 is not None and int8 < gates.int8_top1:
+    metric = report["task"]["metric"]
+    int8, least = report[f"student_int8_{metric}"], getattr(gates, f"int8_{metric}")
+    if least is not None and int8 < least:
         raise GateFailed(
-            f"gates.int8_top1: the int8 student reaches {int8:.2f} %, the recipe asks for"
-            f" {gates.int8_top1:.2f} %; train longer or choose a larger student"
+            f"gates.int8_{metric}: the int8 student reaches {int8:.2f} %, the recipe asks for"
+            f" {least:.2f} %; train longer or choose a larger student"
         )
-    drop = report["student_float_top1"] - int8
+    drop = report[f"student_float_{metric}"] - int8
     if gates.int8_drop is not None and drop > gates.int8_drop:
         raise GateFailed(
             f"gates.int8_drop: int8 costs {drop:.2f} points, the recipe allows {gates.int8_drop:.2f};"

@@ -19,16 +19,16 @@ from pipeline.objectives.base import Outputs
 from pipeline.training import Batch
 
 BATCH = 250  # images
-LOGITS = (
-    "logits"  # (views, members, images, classes), float32; a feature is (views, images, H, W, C), float16
-)
+# Logits are (views, members, images, classes, ...), float32; a feature is (views, images, H, W, C), float16.
+LOGITS = "logits"
 
 
-def stored_bytes(network: EnsembleTeacher, images: int, classes: int, views: int, taps: Sequence[str]) -> int:
+def stored_bytes(network: EnsembleTeacher, images: int, views: int, taps: Sequence[str]) -> int:
     """Return how many bytes `store_outputs` will write."""
     shapes = network.feature_shapes() if taps else {}
     features = sum(2 * int(np.prod(shapes[tap])) for tap in taps)
-    return views * images * (4 * classes * len(network.members) + features)
+    logits = sum(4 * int(np.prod(member.logits_shape())) for member in network.members)
+    return views * images * (logits + features)
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def build_teacher(run: Run, work: Work) -> dict[str, Any]:
             say(f"teacher {name}: fine-tuning {weights}; from scratch: {fresh}")
         network = run.place(network)
         if schedule is not None:
-            lesson = Lesson(label_smoothing=schedule.label_smoothing)
+            lesson = Lesson(label_smoothing=schedule.label_smoothing, label_loss=run.task.label_loss)
             history = train(
                 network,
                 run.dataset.train,
@@ -50,6 +50,7 @@ def build_teacher(run: Run, work: Work) -> dict[str, Any]:
                 title=f"teacher {name}",
                 checkpoint=work.checkpoint,
                 evaluate=partial(validate, run, network),
+                metric=run.task.metric,
             )
         save_state(network, work.path / f"member{number}.safetensors")
     _write_json(work.path / "history.json", history)
@@ -75,7 +76,7 @@ def build_outputs(run: Run, work: Work) -> dict[str, Any]:
 
 def build_student(run: Run, work: Work) -> dict[str, Any]:
     """Train the float student as the recipe's scheme says: by a teacher, by its peers or by itself."""
-    taught = SCHEMES[run.recipe.distil.scheme.name](run, work)
+    taught = SCHEMES[run.recipe.distil.scheme.name].teach(run, work)
     save_state(taught.student, work.path / "student.safetensors")
     _write_json(work.path / "history.json", taught.history)
     return taught.metrics
@@ -83,7 +84,7 @@ def build_student(run: Run, work: Work) -> dict[str, Any]:
 
 def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     """Fold, calibrate, and (QAT) fine-tune with quantisation simulated; rank the layers by their error."""
-    recipe = run.recipe.quantize
+    recipe, metric = run.recipe.quantize, run.task.metric
     network = run.place(fold_and_quantize(run.trained_student()))
     images = calibration_images(run.dataset, recipe.calibration_images, run.recipe.seed)
     batches = [to_input(part).to(run.device) for part in images.split(EVALUATION_BATCH)]
@@ -101,17 +102,22 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
             title="quantize",
             checkpoint=work.checkpoint,
             evaluate=partial(validate, run, network),
+            metric=metric,
         )
-        if history[-1]["validation_top1"] < calibrated - 1:
+        if history[-1][f"validation_{metric}"] < calibrated - 1:
             say("quantize: QAT ended below where calibration began; lower quantize.learning_rate")
     save_state(network, work.path / "quantized.safetensors")
     _write_json(work.path / "history.json", history)
     sample = run.dataset.validation
     inputs = to_input(sample.images[:LAYER_REPORT_IMAGES]).to(run.device)
     labels = sample.labels[:LAYER_REPORT_IMAGES].to(run.device)
-    layers = [asdict(layer) for layer in layer_errors(network, inputs, labels)]
+    layers = []
+    for error in layer_errors(network, inputs, labels, run.task.score):
+        row = asdict(error)
+        row[f"{metric}_alone"] = row.pop("score_alone")
+        layers.append(row)
     _write_json(work.path / "layers.json", layers)
-    return {"calibrated_validation_top1": calibrated}
+    return {f"calibrated_validation_{metric}": calibrated}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -83,13 +83,14 @@ def train(
     title: str,
     checkpoint: Path,
     evaluate: Callable[[], float],
+    metric: str = "top1",
     on_epoch: Callable[[Epoch, torch.optim.Optimizer], None] = lambda epoch, optimizer: None,
 ) -> History:
     """Train every parameter of `trainable` in place; return one row of means per epoch.
 
-    A row holds the epoch (from 1), the learning rate, each loss term, `total` and `validation_top1`.
+    A row holds the epoch (from 1), the learning rate, each loss term, `total` and `validation_<metric>`.
     checkpoint: folder for the state after each epoch; a training found there is continued.
-    evaluate: validation top-1 in percent, called after each epoch.
+    evaluate: the metric on the validation split in percent, called after each epoch.
     on_epoch: called before each epoch, for example to sort channels.
 
     Raises:
@@ -105,7 +106,7 @@ def train(
             on_epoch(epoch, optimizer)
             trainable.train()
             sums: dict[str, Tensor] = {}
-            data = _batches(split, settings, index, device)
+            data = epoch_batches(split, settings, index, device)
             for number, batch in enumerate(data):
                 rate = learning_rate(settings, index + (number + 0.5) / steps_per_epoch)
                 for group in optimizer.param_groups:
@@ -121,7 +122,7 @@ def train(
                 bar.advance()
             row = {name: float(value) / steps_per_epoch for name, value in sums.items()}
             row = {"epoch": index + 1, "learning_rate": rate, **row, "total": sum(row.values())}
-            row["validation_top1"] = evaluate()
+            row[f"validation_{metric}"] = evaluate()
             history.append(row)
             bar.say(_line(row, settings.epochs))
             _save(checkpoint, trainable, optimizer, history)
@@ -156,7 +157,7 @@ def _generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:
     return torch.Generator().manual_seed((seed * 1_000_003 + epoch) * 10 + stream)
 
 
-def _batches(split: Split, settings: Settings, epoch: int, device: torch.device) -> Iterator[Batch]:
+def epoch_batches(split: Split, settings: Settings, epoch: int, device: torch.device) -> Iterator[Batch]:
     """All full batches of one epoch in random order; a split smaller than one batch is one batch."""
     generator = _generator(settings.seed, epoch, stream=0)
     count, views = len(split.labels), settings.augmentation.finite_views
@@ -204,17 +205,17 @@ def _resume(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optim
 
 
 def _line(row: dict[str, float], epochs: int) -> str:
-    terms = " ".join(
-        f"{name} {value:.3f}"
-        for name, value in row.items()
-        if name not in ("epoch", "learning_rate", "validation_top1")
-    )
-    return f"epoch {row['epoch']:.0f}/{epochs}  {terms}  validation {row['validation_top1']:.2f} %"
+    terms = dict(row)
+    for name in ("epoch", "learning_rate"):
+        del terms[name]
+    _, validation = terms.popitem()  # the row's last
+    losses = " ".join(f"{name} {value:.3f}" for name, value in terms.items())
+    return f"epoch {row['epoch']:.0f}/{epochs}  {losses}  validation {validation:.2f} %"
 
 
 @torch.no_grad()
 def predict(network: nn.Module, inputs: Iterable[Tensor]) -> Tensor:
-    """Logits (N, classes) on the CPU of a network in eval mode."""
+    """Logits (N, classes), or (N, channels, H, W), on the CPU of a network in eval mode."""
     was_training = network.training
     network.eval()
     device = next(network.parameters()).device

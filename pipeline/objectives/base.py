@@ -5,7 +5,7 @@ minimal where they agree. It is made from its own parameters, connected once to 
 when taps are checked and learned layers are made, so wrong use ends before training), and called every step.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ModelError
-from models.features import FeatureNetwork, Shape, check_taps
+from models.features import FeatureNetwork, Shape, Task, check_taps
 from models.teachers import EnsembleTeacher
 
-Need = Literal["teacher", "features", "weights", "student gradient", "teacher gradient", "mirrored gradient"]
-Task = Literal["classification", "detection", "segmentation"]
+Need = Literal[
+    "teacher", "images", "features", "weights", "student gradient", "teacher gradient", "mirrored gradient"
+]
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class Outputs:
     features: tap name -> (N, C, H, W), only those that were asked for.
     input_gradient: (N, C, H, W), each sample's cross-entropy with its label, differentiated by its pixels.
     mirrored_gradient: the same of the images mirrored left to right, mirrored back.
+    images: (N, C, H, W), what the student saw; of a student only.
     """
 
     logits: Tensor
     features: Mapping[str, Tensor] = field(default_factory=dict)
     input_gradient: Tensor | None = None
     mirrored_gradient: Tensor | None = None
+    images: Tensor | None = None
 
 
 NOTHING = Outputs(torch.empty(0))  # what there is of a teacher where there is none
@@ -76,6 +79,7 @@ class FeatureObjective(Objective):
     """
 
     needs = frozenset({"teacher", "features"})
+    tasks = ("classification", "detection", "segmentation")
     default_pairs: ClassVar[int] = 1
 
     def __init__(self, student: Sequence[str] = (), teacher: Sequence[str] = ()) -> None:
@@ -91,7 +95,7 @@ class FeatureObjective(Objective):
         student_shapes = spatial_shapes(student, "student")
         teacher_shapes = spatial_shapes(teacher, "teacher")
         if not self.student_taps:
-            pairs = deepest_pairs(student_shapes, teacher_shapes, self.default_pairs)
+            pairs = self.choose_pairs(student_shapes, teacher_shapes)
             self.student_taps, self.teacher_taps = (tuple(side) for side in zip(*pairs, strict=True))
         check_taps(self.student_taps, tuple(student_shapes))
         check_taps(self.teacher_taps, tuple(teacher_shapes))
@@ -99,6 +103,12 @@ class FeatureObjective(Objective):
             [student_shapes[tap] for tap in self.student_taps],
             [teacher_shapes[tap] for tap in self.teacher_taps],
         )
+
+    def choose_pairs(
+        self, student: Mapping[str, Shape], teacher: Mapping[str, Shape]
+    ) -> list[tuple[str, str]]:
+        """Choose (student, teacher) taps where none are given."""
+        return deepest_pairs(student, teacher, self.default_pairs)
 
     def build(self, student: Sequence[Shape], teacher: Sequence[Shape]) -> None:
         """Make learned layers for the tapped features' (C, H, W), and refuse shapes that cannot work."""
@@ -147,10 +157,19 @@ def _first_member(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     return own or shapes
 
 
-def same_size(one: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring two (N, C, H, W) maps to the smaller height and width, by averaging over areas."""
+def positive(name: str, value: float) -> float:
+    """Return the value, or raise ValueError where it is not above 0."""
+    if not value > 0:
+        raise ValueError(f"{name} must be above 0, not {value}")
+    return value
+
+
+def same_size(
+    one: Tensor, other: Tensor, pool: Callable[..., Tensor] = functional.adaptive_avg_pool2d
+) -> tuple[Tensor, Tensor]:
+    """Bring two (N, C, H, W) maps to the smaller height and width, by averaging or another adaptive pool."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     return tuple(  # type: ignore[return-value]
-        each if each.shape[2:] == size else functional.adaptive_avg_pool2d(each, size)
+        each if each.shape[2:] == size else pool(each, size)
         for each in (one, other)
     )

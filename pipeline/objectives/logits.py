@@ -19,13 +19,11 @@ class SoftCrossEntropy(Objective):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0, not {temperature}")
-        self.temperature = temperature
+        self.temperature = _checked(temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the batch; minimal where student == teacher."""
-        target = torch.softmax(teacher.logits / self.temperature, dim=-1).mean(0)
+        target = _probabilities(teacher, self.temperature)
         log_probability = torch.log_softmax(student.logits[0] / self.temperature, dim=-1)
         divergence = functional.kl_div(log_probability, target, reduction="batchmean")
         return self.temperature**2 * divergence
@@ -43,3 +41,34 @@ class LogitsL2(Objective):
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the batch; minimal where student == teacher."""
         return (student.logits[0] - teacher.logits.mean(0)).square().sum(-1).mean()
+
+
+class ProbabilitiesL2(Objective):
+    """Regression of probabilities: mean over the batch of ||p_t - p_s||^2, p = softmax(z / T).
+
+    The lecture's form of Ba and Caruana 2014, who regress logits because a probability near 0 or 1 has
+    almost no gradient left. The teacher's probability is the mean of its members'.
+    """
+
+    equation = "||mean_m softmax(z_t,m / T) - softmax(z_s / T)||^2"
+    paper = "arXiv 1312.6184"
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.temperature = _checked(temperature)
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
+        """Mean over the batch; minimal where student == teacher."""
+        difference = _probabilities(teacher, self.temperature) - _probabilities(student, self.temperature)
+        return difference.square().sum(-1).mean()
+
+
+def _checked(temperature: float) -> float:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, not {temperature}")
+    return temperature
+
+
+def _probabilities(outputs: Outputs, temperature: float) -> Tensor:
+    """Mean of the members' softened probabilities, (N, classes)."""
+    return torch.softmax(outputs.logits / temperature, dim=-1).mean(0)

@@ -1,18 +1,22 @@
 """What every scheme uses: the student in training, plain or with NetAug, and one way to fit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from models.features import FeatureNetwork
 from models.netaug import SuperNetwork, reestimate_batch_norm
+from models.teachers import EnsembleTeacher
 from pipeline.context import Run, inputs_of
-from pipeline.distil import Lesson, TeacherSignal, distil_step
-from pipeline.training import Epoch, History, Step, predict, top1, train
+from pipeline.distil import Extra, Lesson, TeacherSignal, distil_step, nothing_more
+from pipeline.objectives.base import Outputs
+from pipeline.objectives.logits import SoftCrossEntropy
+from pipeline.training import Epoch, History, Step, predict, train
 
+SEEDS_APART = 1000  # between networks of one run, so that runs with neighbouring seeds share no network
 OnEpoch = Callable[[Epoch, torch.optim.Optimizer], None]
 
 
@@ -20,7 +24,7 @@ OnEpoch = Callable[[Epoch, torch.optim.Optimizer], None]
 class Taught:
     """What a scheme leaves: the trained student, how the training went, and further figures."""
 
-    student: nn.Module
+    student: FeatureNetwork
     history: History
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -30,12 +34,12 @@ class Learner:
 
     network: FeatureNetwork
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, seed: int) -> None:
         self.run, self.netaug = run, run.recipe.distil.netaug
         if self.netaug is None:
-            self.network = run.place(run.new_student())
+            self.network = run.place(run.new_student(seed))
             return
-        torch.manual_seed(run.student_seed)
+        torch.manual_seed(seed)
         self.network = run.place(
             SuperNetwork(
                 run.recipe.student.model,
@@ -55,14 +59,15 @@ class Learner:
         """Epochs in which NetAug also augments the width."""
         return round(self.run.recipe.distil.epochs * (1 - self.netaug.width_off)) if self.netaug else 0
 
-    def step(self, lesson: Lesson, teacher: TeacherSignal | None) -> Step:
-        """Return the step in which it learns one lesson from one teacher."""
+    def step(self, lesson: Lesson, teacher: TeacherSignal | None, extra: Extra = nothing_more) -> Step:
+        """Return the step in which it learns one lesson from one teacher; see `distil_step`."""
         return distil_step(
             self.network,
             lesson,
             teacher,
             netaug_weight=self.netaug_weight,
             width_epochs=self.width_epochs,
+            extra=extra,
         )
 
     def before_epoch(self, epoch: Epoch, optimizer: torch.optim.Optimizer) -> None:
@@ -70,7 +75,7 @@ class Learner:
         if isinstance(self.network, SuperNetwork) and epoch.index < self.width_epochs:
             self.network.sort_channels(optimizer)
 
-    def base(self) -> nn.Module:
+    def base(self) -> FeatureNetwork:
         """Return what goes onto the device: NetAug's leading slice with its own batch-norm statistics."""
         if self.netaug is None or not isinstance(self.network, SuperNetwork):
             return self.network
@@ -78,6 +83,36 @@ class Learner:
         images = inputs_of(self.run.dataset.train, self.netaug.batch_norm_images)
         reestimate_batch_norm(base, (batch.to(self.run.device) for batch in images))
         return base
+
+
+def teach_one(
+    run: Run,
+    lesson: Lesson,
+    teacher: EnsembleTeacher | None,
+    signal: TeacherSignal | None,
+    *,
+    checkpoint: Path,
+    title: str = "distil",
+    seed: int | None = None,
+) -> Taught:
+    """Train one student, plain or with NetAug, on one lesson from one teacher.
+
+    seed: of the student's start and the order of its images; None is the student's.
+    """
+    seed = run.student_seed if seed is None else seed
+    learner = Learner(run, seed)
+    lesson.connect(learner.network, teacher)
+    history = fit(
+        run,
+        nn.ModuleDict({"network": learner.network, "objectives": run.place(lesson.objectives)}),
+        learner.step(lesson, signal),
+        learner.base,
+        checkpoint=checkpoint,
+        title=title,
+        seed=seed,
+        on_epoch=learner.before_epoch,
+    )
+    return Taught(learner.base(), history)
 
 
 def fit(
@@ -88,22 +123,46 @@ def fit(
     *,
     checkpoint: Path,
     title: str = "distil",
+    seed: int | None = None,
     on_epoch: OnEpoch = lambda epoch, optimizer: None,
 ) -> History:
-    """Train with the recipe's `distil` schedule; after each epoch validate what `student` returns."""
+    """Train with the recipe's `distil` schedule; after each epoch validate what `student` returns.
+
+    seed: of the images' order; None is the student's.
+    """
     return train(
         trainable,
         run.dataset.train,
         step,
-        run.settings(run.recipe.distil, run.student_seed),
+        run.settings(run.recipe.distil, run.student_seed if seed is None else seed),
         title=title,
         checkpoint=checkpoint,
         evaluate=lambda: validate(run, student()),
+        metric=run.task.metric,
         on_epoch=on_epoch,
     )
 
 
 def validate(run: Run, network: nn.Module) -> float:
-    """Top-1 on the validation split, percent."""
+    """Return the task's score on the validation split, percent."""
     split = run.dataset.validation
-    return top1(predict(network, inputs_of(split)), split.labels)
+    return run.task.score(predict(network, inputs_of(split)), split.labels)
+
+
+def validate_heads(run: Run, network: nn.Module, names: Sequence[str]) -> dict[str, float]:
+    """Validate every head of a network with logits (N, heads, classes); return metrics by their names."""
+    split = run.dataset.validation
+    logits = predict(network, inputs_of(split))
+    scores = (run.task.score(head, split.labels) for head in logits.unbind(1))
+    return {validation_key(run, name): score for name, score in zip(names, scores, strict=True)}
+
+
+def validation_key(run: Run, name: str) -> str:
+    """Name of a network's validation score among the metrics."""
+    return f"{name}_validation_{run.task.metric}"
+
+
+def divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(target / T) || softmax(logits / T)), mean over (N, classes); no gradient to `target`."""
+    outputs = (Outputs(each.unsqueeze(0)) for each in (logits, target.detach()))
+    return SoftCrossEntropy(temperature)(*outputs, torch.empty(0))

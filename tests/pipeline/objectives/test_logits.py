@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from torch.nn import functional
+from torchdistill.losses.mid_level import KDLoss
 
 from pipeline.objectives.base import Outputs
-from pipeline.objectives.logits import LogitsL2, SoftCrossEntropy
+from pipeline.objectives.logits import LogitsL2, ProbabilitiesL2, SoftCrossEntropy
 
 
 def softmax(row, temperature):
@@ -47,7 +49,49 @@ def test_logits_l2_is_its_equation():
     )
 
 
-@pytest.mark.parametrize("objective", [SoftCrossEntropy(), LogitsL2()])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_probabilities_l2_is_its_equation(temperature):
+    expected = 0.0
+    for row in range(2):
+        members = [softmax(member[row], temperature) for member in TEACHER]
+        student = softmax(STUDENT[row], temperature)
+        for first, second, own in zip(*members, student, strict=True):
+            expected += ((first + second) / 2 - own) ** 2
+    value = ProbabilitiesL2(temperature)(outputs(STUDENT), outputs(TEACHER), LABELS)
+    assert float(value) == pytest.approx(expected / 2, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [None, 0.1, 1.0])
+@pytest.mark.parametrize("members", [1, 2])
+def test_soft_cross_entropy_is_torchdistills(alpha, members):
+    """Its KDLoss mixes the label loss in, alpha CE + (1 - alpha) T^2 KL, or is KL alone, without T^2.
+
+    In a recipe these are label_weight and weight. It knows one teacher: the logits of an ensemble's mean
+    probability at T stand for its members'.
+    """
+    temperature, student, teacher = 3.0, outputs(STUDENT), outputs(TEACHER[:members])
+    mean = torch.softmax(teacher.logits / temperature, dim=-1).mean(0)
+    peer = KDLoss("logits", "output", "logits", "output", temperature, alpha, beta=None if alpha else 1.0)(
+        {"logits": {"output": student.logits[0]}},
+        {"logits": {"output": temperature * mean.log()}},
+        LABELS,
+    )
+    own = SoftCrossEntropy(temperature)(student, teacher, LABELS)
+    if alpha is None:
+        own = own / temperature**2
+    else:
+        own = alpha * functional.cross_entropy(student.logits[0], LABELS) + (1 - alpha) * own
+    torch.testing.assert_close(own, peer, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("objective", [SoftCrossEntropy(), ProbabilitiesL2()])
+def test_a_constant_added_to_a_networks_logits_changes_nothing(objective):
+    student, teacher = outputs(STUDENT), outputs(TEACHER)
+    shifted = objective(Outputs(student.logits + 3), Outputs(teacher.logits - 2), LABELS)
+    torch.testing.assert_close(shifted, objective(student, teacher, LABELS), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("objective", [SoftCrossEntropy(), LogitsL2(), ProbabilitiesL2()])
 def test_minimum_at_the_teacher_and_a_gradient_elsewhere(objective):
     teacher = outputs(TEACHER[0])
     assert float(objective(teacher, teacher, LABELS)) == pytest.approx(0.0, abs=1e-12)
@@ -59,6 +103,14 @@ def test_minimum_at_the_teacher_and_a_gradient_elsewhere(objective):
         assert float(student.grad.abs().max()) > 0
 
 
-def test_a_temperature_of_zero_is_refused():
-    with pytest.raises(ValueError, match="temperature"):
-        SoftCrossEntropy(0)
+@pytest.mark.parametrize("kind", [SoftCrossEntropy, ProbabilitiesL2])
+def test_a_temperature_of_zero_is_refused(kind):
+    with pytest.raises(ValueError, match="temperature must be above 0"):
+        kind(0)
+
+
+def test_they_train_real_students(student, take_step):
+    names = ("soft_cross_entropy", "logits_l2", "probabilities_l2")
+    losses, _ = take_step(student, [(name, 1.0, {}) for name in names])
+    assert tuple(losses) == names
+    assert all(parameter.grad.abs().max() > 0 for parameter in student.parameters())
