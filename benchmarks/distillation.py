@@ -40,24 +40,80 @@ STUDENTS: dict[str, tuple[str, ...]] = {
     "mobilenet-v2-tiny": ("student.strides=[2,1,2,2,1]",),
 }
 KD = '{name="soft_cross_entropy", weight=0.9, temperature=4}'
-ENSEMBLE = (
-    'teacher={members=[{model="resnet20", weights="teachers/resnet20-12fca82f.th"},'
-    ' {model="resnet56", weights="teachers/resnet56-4bfd9763.th"}]}'
+LABELS_BESIDE_KD = 0.1
+TEACHER = ('teacher.model="resnet20"', 'teacher.weights="teachers/resnet20-12fca82f.th"')
+TWO_TEACHERS = (
+    'teacher.members=[{model="resnet20", weights="teachers/resnet20-12fca82f.th"},'
+    ' {model="resnet56", weights="teachers/resnet56-4bfd9763.th"}]',
 )
+SAME, OTHER = '["resnet8"]', '["mobilenet-v2-tiny"]'
 
 
-def objectives(*terms: str, label: object = 1.0) -> tuple[str, ...]:
-    return f"distil.objectives=[{', '.join(terms)}]", f"distil.label_weight={label}"
+def term(name: str, weight: object = 1.0, more: str = "") -> str:
+    return f'{{name="{name}", weight={weight}{more}}}'
 
 
-# Row -> (what it is, overrides of the recipe).
+def mix(*terms: str, label: object = 1.0, teacher: tuple[str, ...] = TEACHER) -> tuple[str, ...]:
+    return (*teacher, f"distil.objectives=[{', '.join(terms)}]", f"distil.label_weight={label}")
+
+
+def kd_and(*terms: str, teacher: tuple[str, ...] = TEACHER) -> tuple[str, ...]:
+    return mix(KD, *terms, label=LABELS_BESIDE_KD, teacher=teacher)
+
+
+def scheme(name: str, more: str = "") -> str:
+    return f'distil.scheme={{name="{name}"{more}}}'
+
+
+# Row -> (what it is, overrides of the recipe). Weights of objectives beside the label loss are such that both
+# gradients are about as long on an untrained student, measured once for both students together.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "alone": ("student alone", ()),
-    "kd": ("soft cross-entropy (KD)", objectives(KD, label=0.1)),
-    "logits_l2": ("L2 on logits", objectives('{name="logits_l2", weight=0.1}', label=0.1)),
+    "kd": ("KD: soft cross-entropy, T = 4", kd_and()),
+    "logits_l2": ("L2 on logits", mix(term("logits_l2", 0.1), label=0.1)),
+    "probabilities_l2": ("L2 on probabilities", mix(term("probabilities_l2", 5))),
+    "fitnet": (
+        "FitNet: hint for an epoch, then KD, T = 3",
+        mix(
+            term("hint", "[[0.25, 1], [0.25, 0]]"),
+            term("soft_cross_entropy", "[[0.25, 0], [0.25, 4], [1, 1]]", ", temperature=3"),
+            label="[[0.25, 0], [0.25, 1]]",
+        ),
+    ),
+    "hint": ("hint", mix(term("hint"))),
+    "weight_l2": ("L2 on weights", mix(term("weight_l2"))),
+    "nst": ("NST, polynomial kernel", mix(term("nst", 5))),
+    "attention": ("activation attention", mix(term("attention", 10))),
+    "gradient_attention": ("gradient attention", mix(term("gradient_attention", 0.3))),
+    "symmetry_norm": ("symmetry norm", mix(term("symmetry_norm", 0.3))),
+    "minimal_l2": ("min-l2", mix(term("minimal_l2", "[[0.25, 0], [1, 0.3]]"))),
+    "activation_boundaries": ("activation boundaries", mix(term("activation_boundaries", 0.5))),
+    "fsp": ("FSP", mix(term("fsp", 0.1))),
+    "rkd_distance": ("RKD, distance", mix(term("rkd_distance", 1))),
+    "rkd_angle": ("RKD, angle", mix(term("rkd_angle", 2))),
+    "kd_hint": ("KD + hint", kd_and(term("hint"))),
+    "kd_nst": ("KD + NST", kd_and(term("nst", 5))),
+    "kd_attention": ("KD + activation attention", kd_and(term("attention", 10))),
+    "kd_rkd": ("KD + RKD distance and angle", kd_and(term("rkd_distance", 1), term("rkd_angle", 2))),
+    "kd_ensemble": ("KD from two teachers", kd_and(teacher=TWO_TEACHERS)),
+    "own_teacher": ("Be Your Own Teacher", (scheme("own_teacher"),)),
+    "one": ("ONE, two further branches", (scheme("one"),)),
+    "mutual": ("deep mutual learning with resnet8", (scheme("mutual", f", peers={SAME}"),)),
+    "mutual_other": (
+        "deep mutual learning with mobilenet-v2-tiny",
+        (scheme("mutual", f", peers={OTHER}"),),
+    ),
+    "born_again": ("Born-Again, 2 generations", (scheme("born_again", ", generations=2"),)),
+    "born_again_ensemble": (
+        "Born-Again, taught by 2 generations together",
+        (scheme("born_again", ", generations=1, ensemble=true"),),
+    ),
     "netaug": ("NetAug", ("distil.netaug={}",)),
-    "netaug_kd": ("NetAug + KD", (*objectives(KD, label=0.1), "distil.netaug={}")),
-    "kd_ensemble": ("KD, ensemble of two teachers", (*objectives(KD, label=0.1), ENSEMBLE)),
+    "netaug_kd": ("NetAug + KD", (*kd_and(), "distil.netaug={}")),
+    "netaug_mutual": (
+        "NetAug + deep mutual learning with resnet8",
+        (scheme("mutual", f", peers={SAME}"), "distil.netaug={}"),
+    ),
 }
 
 
@@ -67,7 +123,7 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/distillation"), help="where artifacts are kept"
     )

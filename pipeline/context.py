@@ -22,7 +22,7 @@ from models.teachers import EnsembleTeacher, Family, Teacher
 from models.zoo import TEACHERS, build_student, build_teacher
 from pipeline.artifacts import Artifact, Store
 from pipeline.augment import Augmentation
-from pipeline.data import Dataset, Split, load_dataset, to_input
+from pipeline.data import Dataset, Split, load_dataset, to_input, with_fewer_training_images
 from pipeline.recipe import Recipe, Schedule
 from pipeline.tasks import TASKS, Task
 from pipeline.training import Settings
@@ -53,7 +53,7 @@ class Run:
     def dataset(self) -> Dataset:
         """The recipe's images, loaded at the first use."""
         data = self.recipe.data
-        return load_dataset(
+        whole = load_dataset(
             data.dataset,
             resolution=data.resolution,
             channels=data.channels,
@@ -62,6 +62,9 @@ class Run:
             download=self.download,
             cache_dir=self.store.root.parent / "decoded",
         )
+        if data.train_images is None:
+            return whole
+        return with_fewer_training_images(whole, data.train_images, self.recipe.seed)
 
     @property
     def task(self) -> Task:

@@ -8,7 +8,7 @@ downloaded unless asked for. Images are square, grey or RGB, and stay uint8 unti
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +139,26 @@ def batches(
 
 def calibration_images(dataset: Dataset, count: int, seed: int = 0) -> Tensor:
     """`count` training images (or all, if fewer), uint8, every class of a classification in proportion."""
-    labels = dataset.train.labels
-    order = stratified_order((labels if labels.ndim == 1 else torch.zeros(len(labels))).numpy(), seed)
-    return dataset.train.images[torch.from_numpy(order[:count])]
+    return dataset.train.images[_chosen(dataset.train, count, seed)]
+
+
+def with_fewer_training_images(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """Return a data set that trains on `count` of its images, every class of a classification in proportion.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    train = dataset.train
+    if count > len(train):
+        raise InputError(f"data.train_images = {count}: dataset {dataset.name} has {len(train)} to train on")
+    kept = _chosen(train, count, seed).sort().values
+    return replace(dataset, train=Split(train.images[kept], train.labels[kept]))
+
+
+def _chosen(split: Split, count: int, seed: int) -> Tensor:
+    """Indices of `count` samples; masks and boxes have no class to keep in proportion."""
+    labels = split.labels if split.labels.ndim == 1 else torch.zeros(len(split))
+    return torch.from_numpy(stratified_order(labels.numpy(), seed)[:count])
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

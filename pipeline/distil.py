@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 from export.errors import InputError
+from models.double_backprop import DoubleBackprop
 from models.features import FeatureNetwork
 from models.netaug import SuperNetwork
 from models.teachers import EnsembleTeacher
@@ -123,12 +125,14 @@ class Lesson:
         if "student gradient" not in needs:
             return Outputs(*_forward(network, inputs, taps), images=inputs)
         inputs = inputs.detach().requires_grad_()
-        logits, features = _forward(network, inputs, taps)
+        with DoubleBackprop():
+            logits, features = _forward(network, inputs, taps)
         gradient = input_gradient(logits[0], batch.labels, inputs, differentiable=True)
         if "mirrored gradient" in needs:
             mirrored = inputs.detach().flip(-1).requires_grad_()
-            other = input_gradient(network(mirrored), batch.labels, mirrored, differentiable=True)
-            mirrored_gradient = other.flip(-1)
+            with DoubleBackprop():
+                other = _forward_aside(network, mirrored)
+            mirrored_gradient = input_gradient(other, batch.labels, mirrored, differentiable=True).flip(-1)
         return Outputs(logits, features, gradient, mirrored_gradient, batch.inputs)
 
     def losses(
@@ -222,7 +226,10 @@ def live_teacher(
 
 
 def input_gradient(logits: Tensor, labels: Tensor, inputs: Tensor, *, differentiable: bool = False) -> Tensor:
-    """Return d CE(z_n, y_n) / d x_n of every sample, (N, C, H, W); `differentiable` for double backprop."""
+    """Return d CE(z_n, y_n) / d x_n of every sample, (N, C, H, W).
+
+    differentiable: for double backprop, after a pass under `DoubleBackprop`.
+    """
     loss = functional.cross_entropy(logits, labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, inputs, create_graph=differentiable)
     return gradient
@@ -235,6 +242,12 @@ def _forward(network: nn.Module, inputs: Tensor, taps: Sequence[str]) -> tuple[T
     assert isinstance(network, FeatureNetwork)  # or no tap would have passed `Objective.connect`
     logits, features = network.forward_features(inputs, taps)
     return logits.unsqueeze(0), features
+
+
+def _forward_aside(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Logits (N, ...) of a further pass, which leaves the running statistics to the step's first."""
+    statistics = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    return functional_call(network, statistics, (inputs,))
 
 
 def _each_once(groups: Iterable[Sequence[str]]) -> tuple[str, ...]:

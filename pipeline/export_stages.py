@@ -48,6 +48,7 @@ def build_verification(run: Run, work: Work) -> dict[str, Any]:
     """Measure every score on the test set and every parity; the one use of the test set."""
     result = verify(run)
     write_atomic(work.path / "confusion.json", json.dumps(result.confusion))
+    write_atomic(work.path / "examples.json", json.dumps(result.examples))
     metrics = {**result.scores, "parity": result.parity}
     if not result.exact:
         raise GateFailed(
@@ -124,6 +125,7 @@ def assemble(run: Run) -> dict[str, Any]:
         ],
         "curves": {name: _read(run, name, "history.json") for name in ("teacher", "distil", "quantize")},
         "confusion": _read(run, "verify", "confusion.json"),
+        "examples": _read(run, "verify", "examples.json"),
         "layers": _read(run, "quantize", "layers.json"),
         "parity": parity,
         "budget": _read(run, "budget", "budget.json"),

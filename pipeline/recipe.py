@@ -59,11 +59,12 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Which images, and at which size the student sees them."""
+    """Which images, at which size the student sees them, and how many of them it trains on at most."""
 
     dataset: str
     resolution: Annotated[int, Field(ge=8, le=512)]
     channels: Literal[1, 3] | None = None
+    train_images: Annotated[int, Field(ge=2)] | None = None
     augment: Augment = Augment()
 
 
@@ -356,6 +357,11 @@ def _describe(error: ValidationError, content: Mapping[str, Any]) -> str:
         return f"unknown key '{where}'; {suggestion(str(first['loc'][-1]), _fields(first['loc']))}{rest}"
     if first["type"] == "missing":
         return f"'{where}' is missing{rest}"
+    if first["type"] == "union_tag_invalid":
+        tag, tags = first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", ")
+        return f"{where}: unknown name '{tag}'; {suggestion(tag, tags)}{rest}"
+    if first["type"] in ("union_tag_not_found", "model_attributes_type"):
+        return f"{where}: write it with its name, {{ name = ... }}{rest}"
     message = first["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     return f"{where or 'recipe'}: {message}{_given(first)}{rest}"

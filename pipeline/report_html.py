@@ -3,6 +3,7 @@
 `write_report_html` is the entry. Sections whose fields are absent from the report are left out.
 """
 
+import base64
 import io
 import math
 import re
@@ -18,6 +19,7 @@ from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from export.errors import ResourceMissing
@@ -50,6 +52,7 @@ AXIS_LABELS_CLASSES = 32  # and the names of the classes up to so many
 LABEL_WIDTH = 16  # characters
 MISTAKES_SHOWN = 8
 LAYERS_SHOWN = 12
+EXAMPLES_ACROSS = 6
 
 
 def write_report_html(report: Report, path: Path) -> None:
@@ -72,23 +75,26 @@ def render_report_html(report: Report) -> str:
     )
     environment.filters |= {"bytes": format_bytes, "seconds": format_seconds}
     report = present(report)
-    dataset = report.get("dataset", {})
+    dataset, task = report.get("dataset", {}), task_of(report)
     return environment.get_template("report.html.j2").render(
         title=" on ".join(filter(None, (report.get("student"), dataset.get("name")))) or "Report",
         subtitle=_subtitle(report),
         verdict=fit_sentence(report),
         fits=fits_board(report),
         report=report,
-        metric=task_of(report),
+        task=task,
         scores=_scores(report),
         sizes=[
             (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
         ],
         memories=_memories(report.get("budget", {})),
-        curves=_curves(report.get("curves", {}), task_of(report)),
+        curves=_curves(report.get("curves", {}), task),
         confusion=_confusion(report.get("confusion", ()), dataset.get("labels")),
-        counted="pixels" if task_of(report)["name"] == "segmentation" else "images",
-        layers=_layers(report.get("layers", ()), task_of(report)["metric"]),
+        examples=_examples(
+            report.get("examples", ()), dataset.get("labels"), filled=task["name"] == "segmentation"
+        ),
+        counted="pixels" if task["name"] == "segmentation" else "images",
+        layers=_layers(report.get("layers", ()), task["metric"]),
         layers_shown=LAYERS_SHOWN,
         parity=[(row["name"], *format_parity(row)) for row in report.get("parity", ())],
     )
@@ -195,6 +201,23 @@ def _confusion(counts: Sequence[Sequence[int]], labels: Sequence[str] | None) ->
     }
 
 
+def _examples(
+    examples: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, *, filled: bool
+) -> dict[str, Any] | None:
+    """Test images with the regions that the int8 model sees, and a legend: class, CSS colour."""
+    if not examples:
+        return None
+    seen = sorted({region[0] for example in examples for region in example["regions"]})
+    return {
+        "chart": _examples_chart(examples, filled=filled),
+        "legend": [(labels[kind] if labels else str(kind), CSS_COLOURS[_colour(kind)]) for kind in seen],
+    }
+
+
+def _colour(kind: int) -> str:
+    return SERIES[(kind - 1) % len(SERIES)]  # class 0 is background
+
+
 def _layers(layers: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Worst first. `error` is the RMS quantisation error in percent of the RMS signal."""
     rows = []
@@ -267,6 +290,24 @@ def _confusion_chart(matrix: np.ndarray, labels: Sequence[str]) -> Markup:
     axes.spines[:].set_visible(False)
     _paint(axes)
     return _svg(figure, "confusion matrix")
+
+
+def _examples_chart(examples: Sequence[Mapping[str, Any]], *, filled: bool) -> Markup:
+    """Images with their regions as frames or as tinted areas."""
+    rows = math.ceil(len(examples) / EXAMPLES_ACROSS)
+    figure = Figure(figsize=(9.2, 9.2 / EXAMPLES_ACROSS * rows), layout="constrained")
+    for axes in figure.subplots(rows, EXAMPLES_ACROSS, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, example in zip(figure.axes, examples, strict=False):
+        pixels = np.frombuffer(base64.b64decode(example["pixels"]), np.uint8).reshape(example["shape"])
+        height, width = pixels.shape[:2]
+        colour = pixels.repeat(3, 2) if pixels.shape[2] == 1 else pixels
+        axes.imshow(colour, extent=(0, width, height, 0), interpolation="none")
+        for kind, left, top, right, bottom in example["regions"]:
+            style = {"alpha": 0.55, "linewidth": 0} if filled else {"fill": False, "linewidth": 2}
+            axes.add_patch(Rectangle((left, top), right - left, bottom - top, color=_colour(kind), **style))
+        axes.set(xlim=(0, width), ylim=(height, 0))
+    return _svg(figure, "what the int8 model sees")
 
 
 def _paint(axes: Axes) -> None:

@@ -86,7 +86,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "verify",
         "scores on the test set, parity with TFLite Micro",
-        1,
+        2,
         export_stages.build_verification,
         ("student",),
         ("teacher", "distil", "quantize", "onnx", "tflite"),

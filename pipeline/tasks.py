@@ -25,6 +25,8 @@ from pipeline.distil import LabelLoss, cross_entropy
 from pipeline.metrics import accuracy, confusion_counts, mean_average_precision, mean_iou
 
 EDGE_WEIGHT = 1.0  # of the edges' loss beside the classes' loss
+SURE = 0.5  # least score of a detection that is drawn
+Region = tuple[int, float, float, float, float]  # (class, left, top, right, bottom), pixels
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Task:
     decide: logits -> the most likely class of each image or cell, int64.
     scores: (logits, labels) of a whole split -> percent by metric, the main one first.
     confusion: (logits, labels) -> counts (classes, classes), a row a true class; None where there is none.
+    regions: (logits, pixels a side) -> what is seen in each image, to be drawn into it; None where a class
+        of the whole image is all there is.
     """
 
     name: TaskName
@@ -46,6 +50,7 @@ class Task:
     decide: Callable[[Tensor], Tensor]
     scores: Callable[[Tensor, Tensor], dict[str, float]]
     confusion: Callable[[Tensor, Tensor], Tensor] | None = None
+    regions: Callable[[Tensor, int], list[list[Region]]] | None = None
 
     def score(self, logits: Tensor, labels: Tensor) -> float:
         """Return the main score, percent."""
@@ -90,6 +95,18 @@ def segmentation_scores(logits: Tensor, masks: Tensor) -> dict[str, float]:
     return {"miou": mean_iou(counts), "pixel_accuracy": accuracy(counts)}
 
 
+def segmentation_regions(logits: Tensor, pixels: int) -> list[list[Region]]:
+    """Return every cell that is not background."""
+    side = pixels / logits.shape[-1]
+    return [
+        [
+            (int(cells[y, x]), x * side, y * side, (x + 1) * side, (y + 1) * side)
+            for y, x in cells.nonzero().tolist()
+        ]
+        for cells in decide_class(logits)
+    ]
+
+
 def detection_loss(output: Tensor, boxes: Tensor, label_smoothing: float) -> Tensor:
     """Cross-entropy of all cells' classes, plus distribution focal loss of the foreground cells' edges.
 
@@ -117,6 +134,14 @@ def detection_scores(output: Tensor, boxes: Tensor) -> dict[str, float]:
     return {"ap50": mean_average_precision(decode(output), boxes)}
 
 
+def detection_regions(output: Tensor, pixels: int) -> list[list[Region]]:
+    """Return the boxes of all detections that are more likely than not."""
+    return [
+        [(kind, *box) for kind, box in zip(found.classes.tolist(), found.boxes.tolist(), strict=True)]
+        for found in decode(output, least_score=SURE)
+    ]
+
+
 TASKS: Mapping[TaskName, Task] = {
     "classification": Task(
         "classification",
@@ -137,6 +162,7 @@ TASKS: Mapping[TaskName, Task] = {
         decide_class,
         segmentation_scores,
         segmentation_confusion,
+        segmentation_regions,
     ),
     "detection": Task(
         "detection",
@@ -146,5 +172,6 @@ TASKS: Mapping[TaskName, Task] = {
         detection_loss,
         decide_cell,
         detection_scores,
+        regions=detection_regions,
     ),
 }

@@ -1,5 +1,6 @@
 """The judgement: every score on the test set, and how far each engine is from TFLite Micro."""
 
+import base64
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.training import predict
 
 REFERENCE_IMAGES = 500
 PARITY_IMAGES = 1000
+EXAMPLES = 12
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,14 @@ class Verification:
     """What was measured on the whole test set.
 
     scores: percent, by `<network>_<metric>`. confusion: a row a true class, empty where the task has none.
+    examples: what the int8 student sees in the first images, where there is something to draw: `shape`
+        (H, W, C), `pixels` (base64 of uint8) and `regions`.
     """
 
     scores: dict[str, float]
     parity: list[dict[str, Any]]
     confusion: list[list[int]]
+    examples: list[dict[str, Any]]
     exact: bool
 
 
@@ -56,7 +61,23 @@ def verify(run: Run) -> Verification:
         for network, own in logits.items()
         for metric, score in task.scores(own, test.labels).items()
     }
-    return Verification(scores, parity, confusion, exact=bool(parity[0]["passed"]))
+    examples = _examples(run, logits["student_int8"])
+    return Verification(scores, parity, confusion, examples, exact=bool(parity[0]["passed"]))
+
+
+def _examples(run: Run, logits: Tensor) -> list[dict[str, Any]]:
+    if run.task.regions is None:
+        return []
+    images = run.dataset.test.images[:EXAMPLES].permute(0, 2, 3, 1).contiguous()
+    regions = run.task.regions(logits[:EXAMPLES], images.shape[1])
+    return [
+        {
+            "shape": list(image.shape),
+            "pixels": base64.b64encode(image.numpy().tobytes()).decode(),
+            "regions": seen,
+        }
+        for image, seen in zip(images, regions, strict=True)
+    ]
 
 
 def channels_first(outputs: np.ndarray) -> Tensor:

@@ -73,7 +73,7 @@ class BoundedRegression(Objective):
             ((offsets - targets.offsets) / BIN_PIXELS).square().sum(1)  # (N, H, W)
             for offsets in (expected_offsets(student.logits[0]), expected_offsets(teacher.logits).mean(0))
         )
-        return _mean(own * (own + self.margin > other), targets.foreground)
+        return mean_where(own * (own + self.margin > other), targets.foreground)
 
 
 class Localization(Objective):
@@ -99,9 +99,9 @@ class Localization(Objective):
         terms = functional.kl_div(log_probability, target, reduction="none")  # (N, EDGES, BINS, H, W)
         divergence = terms.sum(2).mean(1)
         foreground = assign_cells(labels, *divergence.shape[-2:]).foreground
-        return self.temperature**2 * _mean(divergence, foreground)
+        return self.temperature**2 * mean_where(divergence, foreground)
 
 
-def _mean(values: Tensor, where: Tensor) -> Tensor:
+def mean_where(values: Tensor, where: Tensor) -> Tensor:
     """Mean of the values (N, H, W) where the mask holds; 0 where it holds nowhere."""
     return (values * where).sum() / where.sum().clamp(min=1)

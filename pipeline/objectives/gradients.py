@@ -1,8 +1,9 @@
 """Input gradients: how the label loss of a sample changes with its pixels, J = d CE(z, y) / d x.
 
-The lesson supplies J of the student as a differentiable function of its weights, so that each of these costs
-a second backward pass (double backprop). J is each sample's own (not divided by the batch size) and every
-norm is over all channels and pixels of one sample. Lengths, not squares, where the papers have lengths;
+The lesson supplies J of the student as a differentiable function of its weights (double backprop), which
+costs about as much again as a plain step; a pass of the mirrored images costs twice that, and leaves batch
+norm's running statistics to the images themselves. J is each sample's own (not divided by the batch size) and
+every norm is over all channels and pixels of one sample. Lengths, not squares, where the papers have lengths;
 their gradient at zero is zero.
 """
 

@@ -65,8 +65,8 @@ class PairWise(FeatureObjective):
         losses = []
         for own, other in self.pairs(student, teacher):
             height, width = (min(self.nodes, own.shape[side], other.shape[side]) for side in (2, 3))
-            maps = (similarities(feature, (height, width)) for feature in (own, other))
-            losses.append(functional.mse_loss(*maps))
+            ours, theirs = (similarities(feature, (height, width)) for feature in (own, other))
+            losses.append(functional.mse_loss(ours, theirs))
         return torch.stack(losses).sum()
 
 

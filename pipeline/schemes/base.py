@@ -89,27 +89,27 @@ def teach_one(
     run: Run,
     lesson: Lesson,
     teacher: EnsembleTeacher | None,
-    signal: TeacherSignal | None,
+    signal: Callable[[], TeacherSignal | None],
     *,
+    seed: int,
     checkpoint: Path,
     title: str = "distil",
-    seed: int | None = None,
 ) -> Taught:
     """Train one student, plain or with NetAug, on one lesson from one teacher.
 
-    seed: of the student's start and the order of its images; None is the student's.
+    signal: makes the teacher's signal, once the lesson is connected and knows its taps.
+    seed: of the student's start and the order of its images.
     """
-    seed = run.student_seed if seed is None else seed
     learner = Learner(run, seed)
     lesson.connect(learner.network, teacher)
     history = fit(
         run,
         nn.ModuleDict({"network": learner.network, "objectives": run.place(lesson.objectives)}),
-        learner.step(lesson, signal),
+        learner.step(lesson, signal()),
         learner.base,
+        seed=seed,
         checkpoint=checkpoint,
         title=title,
-        seed=seed,
         on_epoch=learner.before_epoch,
     )
     return Taught(learner.base(), history)
@@ -121,20 +121,20 @@ def fit(
     step: Step,
     student: Callable[[], nn.Module],
     *,
+    seed: int,
     checkpoint: Path,
     title: str = "distil",
-    seed: int | None = None,
     on_epoch: OnEpoch = lambda epoch, optimizer: None,
 ) -> History:
     """Train with the recipe's `distil` schedule; after each epoch validate what `student` returns.
 
-    seed: of the images' order; None is the student's.
+    seed: of the images' order.
     """
     return train(
         trainable,
         run.dataset.train,
         step,
-        run.settings(run.recipe.distil, run.student_seed if seed is None else seed),
+        run.settings(run.recipe.distil, seed),
         title=title,
         checkpoint=checkpoint,
         evaluate=lambda: validate(run, student()),

@@ -52,9 +52,17 @@ def teach(run: Run, work: Work) -> Taught:
 
 def _first(run: Run, work: Work) -> Taught:
     lesson, teacher = new_lesson(run), run.trained_teacher()
-    lesson = lesson if teacher is not None else _without_teacher(lesson)
-    signal = teacher_signal(run, lesson)
-    return teach_one(run, lesson, teacher, signal, checkpoint=work.checkpoint / "0", title="generation 0")
+    if teacher is None:
+        lesson = _without_teacher(lesson)
+    return teach_one(
+        run,
+        lesson,
+        teacher,
+        lambda: teacher_signal(run, lesson),
+        seed=run.student_seed,
+        checkpoint=work.checkpoint / "0",
+        title="generation 0",
+    )
 
 
 def _next(run: Run, work: Work, teachers: Sequence[Taught], number: int) -> Taught:
@@ -65,10 +73,10 @@ def _next(run: Run, work: Work, teachers: Sequence[Taught], number: int) -> Taug
         run,
         lesson,
         teacher,
-        live_teacher(teacher, lesson.teacher_taps, with_gradient=with_gradient),
+        lambda: live_teacher(teacher, lesson.teacher_taps, with_gradient=with_gradient),
+        seed=run.student_seed + SEEDS_APART * number,
         checkpoint=work.checkpoint / str(number),
         title=f"generation {number}",
-        seed=run.student_seed + SEEDS_APART * number,
     )
 
 

@@ -80,6 +80,7 @@ def teach(run: Run, work: Work) -> Taught:
             temperature=scheme.temperature,
         ),
         learner.base,
+        seed=run.student_seed,
         checkpoint=work.checkpoint,
         on_epoch=learner.before_epoch,
     )

@@ -62,6 +62,7 @@ def teach(run: Run, work: Work) -> Taught:
             ),
         ),
         lambda: network.student,
+        seed=run.student_seed,
         checkpoint=work.checkpoint,
     )
     names = ("student", *(f"branch{number + 1}" for number in range(scheme.branches)), "ensemble")

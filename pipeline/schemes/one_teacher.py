@@ -14,4 +14,11 @@ def check(run: Run) -> None:
 def teach(run: Run, work: Work) -> Taught:
     """Train the recipe's student."""
     lesson, teacher = new_lesson(run), run.trained_teacher()
-    return teach_one(run, lesson, teacher, teacher_signal(run, lesson), checkpoint=work.checkpoint)
+    return teach_one(
+        run,
+        lesson,
+        teacher,
+        lambda: teacher_signal(run, lesson),
+        seed=run.student_seed,
+        checkpoint=work.checkpoint,
+    )

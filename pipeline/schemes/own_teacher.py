@@ -61,6 +61,7 @@ def teach(run: Run, work: Work) -> Taught:
             ),
         ),
         lambda: network.student,
+        seed=run.student_seed,
         checkpoint=work.checkpoint,
     )
     return Taught(network.student, history, validate_heads(run, network, ("student", *network.taps)))

@@ -22,6 +22,7 @@ from pipeline.data import (
     stratified_order,
     to_input,
     to_int8,
+    with_fewer_training_images,
 )
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=60)
@@ -234,3 +235,13 @@ def test_cifar10():
     assert cifar.labels[3] == "cat" and cifar.channels == 3
     for split in (cifar.train, cifar.validation, cifar.test):
         assert len(set(split.labels.bincount().tolist())) == 1
+
+
+def test_fewer_training_images_keep_the_classes_in_proportion():
+    whole = load_dataset("digits", resolution=8)
+    few = with_fewer_training_images(whole, 200)
+    assert len(few.train) == 200
+    assert torch.equal(few.test.images, whole.test.images)
+    assert all(18 <= count <= 22 for count in few.train.labels.bincount())
+    with pytest.raises(InputError, match=r"data\.train_images = 5000: dataset digits has 1147"):
+        with_fewer_training_images(whole, 5000)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from export.errors import InputError
+from models.layers import Conv2d
 from pipeline.distil import Lesson, build_terms, distil_step, live_teacher
 from pipeline.objectives.base import NOTHING, Outputs
 from pipeline.objectives.gradients import GradientAttention, MinimalL2, SymmetryNorm
@@ -37,6 +38,22 @@ def curved(seed):
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Flatten(), nn.Linear(PIXELS, 5), nn.Tanh(), nn.Linear(5, CLASSES, bias=False)
+    ).double()
+
+
+def convolutional(seed):
+    """Batch norms in training mode, a depthwise convolution, and TFLite's padding."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        Conv2d(SHAPE[0], 4, 3, stride=2),
+        nn.BatchNorm2d(4),
+        nn.ReLU6(inplace=True),
+        Conv2d(4, 4, 3, groups=4),
+        nn.BatchNorm2d(4),
+        nn.Tanh(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, CLASSES),
     ).double()
 
 
@@ -86,10 +103,11 @@ def test_each_is_its_equation():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_double_backprop_reaches_every_weight_as_finite_differences_say(name):
-    student, teacher = curved(0), curved(1)
+@pytest.mark.parametrize("network", [curved, convolutional])
+def test_double_backprop_reaches_every_weight_as_finite_differences_say(name, network):
+    student, teacher = network(0), network(1)
     loss(name, student, teacher).backward()
-    step = 1e-5
+    step = 1e-6
     for parameter in student.parameters():
         flat, estimate = parameter.data.view(-1), torch.empty(parameter.numel(), dtype=torch.float64)
         for index in range(len(flat)):
@@ -100,7 +118,17 @@ def test_double_backprop_reaches_every_weight_as_finite_differences_say(name):
             estimate[index] = (above - loss(name, student, teacher).item()) / (2 * step)
             flat[index] = start
         torch.testing.assert_close(parameter.grad.view(-1), estimate, rtol=1e-6, atol=1e-8)
-        assert parameter.grad.abs().max().item() > 0
+    assert all(parameter.grad.abs().max().item() > 0 for parameter in student.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_running_statistics_are_those_of_one_plain_pass(name):
+    student, plain = convolutional(0), convolutional(0)
+    loss(name, student, convolutional(1)).backward()
+    plain(batch().inputs)
+    for found, expected in zip(student.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert student[1].num_batches_tracked.item() == 1
 
 
 def symmetric():

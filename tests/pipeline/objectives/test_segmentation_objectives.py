@@ -13,10 +13,12 @@ from models.critic import Critic
 from models.errors import ModelError
 from models.teachers import EnsembleTeacher
 from models.zoo import build_student, build_teacher
+from pipeline.augment import Augmentation
+from pipeline.data import Split
 from pipeline.distil import Lesson, build_terms, distil_step, live_teacher
 from pipeline.objectives.base import Outputs
 from pipeline.objectives.segmentation import GOLDEN, Holistic, PairWise, PixelWise
-from pipeline.training import Batch, Epoch
+from pipeline.training import Batch, Epoch, Settings, train
 
 MASKS = torch.zeros(2, 1, 2, dtype=torch.long)  # no objective here reads them
 EPOCH = Epoch(0, 10, torch.Generator().manual_seed(0))
@@ -211,14 +213,31 @@ def test_one_optimiser_lets_the_critic_pull_the_student_to_the_teacher():
     assert distance() < start / 2
 
 
-def test_a_resumed_critic_interpolates_at_the_same_places():
-    student, teacher = maps(0)
-    first = holistic(Critic(4).double())
-    first(student, teacher, MASKS)
-    second = holistic(Critic(4).double())
-    second.load_state_dict(first.state_dict())
+def test_a_killed_training_with_a_critic_continues_to_the_same_weights(tmp_path):
+    images = torch.randint(0, 256, (8, 3, 16, 16), generator=torch.Generator().manual_seed(0)).byte()
+    split = Split(images, torch.zeros(8, 16, 16, dtype=torch.long))
+    settings = Settings(2, 4, "sgd", 0.05, 0.9, 0.0, 0.0, Augmentation(), seed=0)
+    torch.manual_seed(0)
+    teacher = EnsembleTeacher([build_teacher("shapes-segmenter-large", classes=4, resolution=16)])
+
+    def fit(folder, evaluate):
+        torch.manual_seed(1)
+        student = build_student("shapes-segmenter", classes=4, resolution=16)
+        lesson = Lesson(build_terms([("holistic", 1.0, {})]), label_weight=0.0)
+        lesson.connect(student, teacher)
+        trainable = nn.ModuleDict({"network": student, "objectives": lesson.objectives})
+        step = distil_step(student, lesson, live_teacher(teacher))
+        train(trainable, split, step, settings, title="test", checkpoint=folder, evaluate=evaluate)
+        return trainable.state_dict()
+
+    scores = iter([0.0])
+    with pytest.raises(StopIteration):  # in the second epoch
+        fit(tmp_path / "killed", lambda: next(scores))
     torch.rand(7)  # the global generator plays no part
-    assert torch.equal(second(student, teacher, MASKS), first(student, teacher, MASKS))
+    resumed, whole = fit(tmp_path / "killed", lambda: 0.0), fit(tmp_path / "whole", lambda: 0.0)
+    assert whole["objectives.0.place"] > 0
+    for name, value in whole.items():
+        assert torch.equal(value, resumed[name]), name
 
 
 def test_the_places_between_the_maps_fill_the_line():

@@ -35,7 +35,8 @@ TEACHER = """
 model = "resnet20"
 schedule = { epochs = 1, batch_size = 64 }
 """
-KD = 'distil.objectives=[{ name = "soft_cross_entropy", weight = 0.5 }]'
+# The hint chooses its own taps, which are known only once the networks are.
+KD = 'distil.objectives=[{ name = "soft_cross_entropy", weight = 0.5 }, { name = "hint" }]'
 
 
 @pytest.fixture

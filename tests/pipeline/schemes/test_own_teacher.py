@@ -1,4 +1,4 @@
-"""Be Your Own Teacher: shallow classifiers, the equation by hand, where gradients end, a run to the header."""
+"""Be Your Own Teacher: shallow classifiers, the equation by hand, where gradients end, a real run."""
 
 import pytest
 import torch
@@ -87,7 +87,7 @@ def test_a_tap_of_the_deepest_resolution_keeps_it():
 
 
 def test_from_the_command_line_to_the_header(command):
-    run = command(SCHEME, last="header")
+    run = command(SCHEME, 'distil.objectives=[{ name = "attention" }]', last="header")
     metrics = run.artifacts["distil"].metrics
     assert set(metrics) == {f"{name}_validation_top1" for name in ("student", "block1", "block2")}
     assert validate(run, run.trained_student()) == metrics["student_validation_top1"]
