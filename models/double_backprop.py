@@ -6,8 +6,8 @@ is depthwise), and batch norm's is a chain of dozens of operations. Both can be 
 training, because a convolution's input gradient is bilinear and batch norm's Jacobian symmetric; forward and
 backward through the backward pass then cost what they cost through the network.
 
-Not forward-mode differentiation, which reads as simple: it passes twice through what is shared here, and
-PyTorch's tangents of a training batch norm hold its mean and variance constant when differentiated again.
+Not forward-mode differentiation, which reads as simple: it passes twice through what is shared here, and the
+gradients of PyTorch's tangents are wrong where they go through a training batch norm.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +67,7 @@ def _batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    if not training or weight is None or x.ndim != 4:
+    if not training or weight is None or bias is None or x.ndim != 4:
         return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     return _BatchNorm.apply(x, weight, bias, running_mean, running_var, momentum, eps)
 
@@ -89,14 +89,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
-        x, weight = ctx.saved_tensors
+        (g,), (x, weight), wanted = gradients, ctx.saved_tensors, ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():  # a graph is created
-            by_x = _ConvolutionInputGradient.apply(gradients[0], x.detach(), weight, ctx.geometry)
-            return by_x, None, None, None
-        wanted = ctx.needs_input_grad[:3]
-        return *aten.convolution_backward(
-            gradients[0], x, weight, ctx.bias_shape, *ctx.geometry, wanted
-        ), None
+            return _ConvolutionInputGradient.apply(g, x.detach(), weight, ctx.geometry), *[None] * 3
+        return *aten.convolution_backward(g, x, weight, ctx.bias_shape, *ctx.geometry, wanted), None
 
 
 class _ConvolutionInputGradient(torch.autograd.Function):
@@ -124,23 +120,22 @@ class _BatchNorm(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         weight: Tensor,
-        bias: Tensor | None,
+        bias: Tensor,
         running_mean: Tensor | None,
         running_var: Tensor | None,
         momentum: float,
         eps: float,
     ) -> Tensor:
-        y, mean, scale = aten.native_batch_norm(
-            x, weight, bias, running_mean, running_var, True, momentum, eps
-        )
-        ctx.save_for_backward(x, weight, mean, scale)
+        y, mean, r = aten.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)
+        ctx.save_for_backward(x, weight, mean, r)
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Gradients:
+        (g,) = gradients
         if torch.is_grad_enabled():  # a graph is created
-            return _BatchNormInputGradient.apply(gradients[0], *ctx.saved_tensors), *[None] * 6
-        return *_norm_backward(gradients[0], *ctx.saved_tensors), *[None] * 4
+            return _BatchNormInputGradient.apply(g, *ctx.saved_tensors), *[None] * 6
+        return *_norm_backward(g, *ctx.saved_tensors), *[None] * 4
 
 
 class _BatchNormInputGradient(torch.autograd.Function):
@@ -167,10 +162,11 @@ class _BatchNormInputGradient(torch.autograd.Function):
         by_g, xd, sum_d = _norm_backward(d, x, weight, mean, r)
         count = x.numel() // x.shape[1]
         by_weight = r * ((g * d).sum((0, 2, 3)) - (sum_g * sum_d + xg * xd) / count)
-        slope = weight * by_weight * r
-        second = torch.addcmul(_maps(-slope * mean), x, _maps(slope))
-        second.addcmul_(by_g, _maps(xg)).addcmul_(by_x, _maps(xd))
-        return by_g, second.mul_(_maps(-r / count)), by_weight, None, None
+        scale = -r / count
+        slope = scale * weight * by_weight * r
+        by_x_again = torch.addcmul(_maps(-slope * mean), x, _maps(slope))
+        by_x_again.addcmul_(by_g, _maps(scale * xg)).addcmul_(by_x, _maps(scale * xd))
+        return by_g, by_x_again, by_weight, None, None
 
 
 def _norm_backward(g: Tensor, x: Tensor, weight: Tensor, mean: Tensor, r: Tensor) -> tuple[Tensor, ...]:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.detection import PADDING
+
 CLASSES = ("background", "circle", "square", "triangle")
 MOST_OBJECTS = 4
 SMALLEST, LARGEST = 12, 32  # pixels across the circle around a shape; no more than half of the image
 MOST_HIDDEN = 0.3
 TRIES = 8  # places tried for a shape before it is left out
-PADDING = -1
 CHUNK = 256  # images drawn at a time
 COLOUR_DISTANCE = 48  # least distance of a shape's colour from its background's, in every channel
 NOISE = 14.0  # standard deviation of every pixel
@@ -79,13 +80,13 @@ def _place(
     found = np.zeros(count, bool)
     shapes, boxes = np.zeros((count, resolution, resolution), bool), np.zeros((count, 4))
     for _ in range(TRIES):
-        left = np.flatnonzero(~found)
-        size = random.uniform(SMALLEST, min(LARGEST, resolution / 2), len(left))
-        centre = random.uniform(size / 2, resolution - size / 2, (2, len(left)))
-        angle = random.uniform(0, 2 * np.pi, len(left))
-        shapes[left] = _rasterise(kinds[left], size, centre, angle, resolution)
-        boxes[left] = _tight_boxes(shapes[left])
-        found[left] = ~_hides(boxes[left], others[left])
+        missing = np.flatnonzero(~found)
+        size = random.uniform(SMALLEST, min(LARGEST, resolution / 2), len(missing))
+        centre = random.uniform(size / 2, resolution - size / 2, (2, len(missing)))
+        angle = random.uniform(0, 2 * np.pi, len(missing))
+        shapes[missing] = _rasterise(kinds[missing], size, centre, angle, resolution)
+        boxes[missing] = _tight_boxes(shapes[missing])
+        found[missing] = ~_hides(boxes[missing], others[missing])
     return found, shapes, boxes
 
 

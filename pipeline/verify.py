@@ -22,7 +22,7 @@ from pipeline.training import predict
 
 REFERENCE_IMAGES = 500
 PARITY_IMAGES = 1000
-EXAMPLES = 12
+EXAMPLES = 6
 
 
 @dataclass(frozen=True)

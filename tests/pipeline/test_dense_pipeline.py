@@ -41,6 +41,7 @@ batch_size = 32
 calibration_images = 32
 """
 IMAGES = (64, 16, 8)  # training, validation, test
+EXAMPLES = 6
 TASKS = {
     "detection": ("detector", "class_weighted_soft_cross_entropy", "ap50", (4, 4, 36)),
     "segmentation": ("segmenter", "pixel_wise", "miou", (8, 8, 4)),
@@ -82,7 +83,7 @@ def test_every_network_is_scored_by_the_tasks_metric(finished):
     assert f"{metric}_alone" in report["layers"][0]
     parity = report["parity"]
     assert parity[0]["value"] == 100.0  # bytes of the integer reference and of TFLM
-    assert parity[1]["name"] == "QAT in torch and TFLM, same top-1 in each cell" and parity[1]["value"] > 99
+    assert parity[1]["name"] == "QAT in torch and TFLM, same cells" and parity[1]["value"] > 99
 
 
 def test_pixels_are_confused_and_boxes_are_not(finished):
@@ -99,8 +100,8 @@ def test_pixels_are_confused_and_boxes_are_not(finished):
 
 def test_examples_show_the_int8_models_regions(finished):
     task, run, report = finished
-    assert len(report["examples"]) == IMAGES[2]
-    for example, image in zip(report["examples"], run.dataset.test.images, strict=True):
+    assert len(report["examples"]) == EXAMPLES
+    for example, image in zip(report["examples"], run.dataset.test.images, strict=False):
         assert base64.b64decode(example["pixels"]) == image.permute(1, 2, 0).contiguous().numpy().tobytes()
         for kind, left, top, right, bottom in example["regions"]:
             assert kind in (1, 2, 3) and left < right and top < bottom
@@ -136,7 +137,8 @@ def test_a_page_and_a_summary_name_the_metric(finished, capsys):
     page = render_report_html(report)
     assert f"{title} on the test set" in page and f"{title}, %" in page and f"{title} alone" in page
     assert ("test pixels are misread" in page) == (task == "segmentation")
-    assert "What the int8 model sees" in page and page.count("data:image/png") == IMAGES[2]
+    pictures = EXAMPLES + (task == "segmentation")  # the confusion matrix is one
+    assert "What the int8 model sees" in page and page.count("data:image/png") == pictures
     Console(width=120).print(terminal_summary(report))
     assert title in capsys.readouterr().out.splitlines()[0]
 
