@@ -86,10 +86,11 @@ def build_header(run: Run, work: Work) -> dict[str, Any]:
 
 
 def build_report(run: Run, work: Work) -> dict[str, Any]:
-    """Write `report.json` and `report.html`."""
+    """Write `report.json` and `report.html`; pictures are in the page only."""
     report = assemble(run)
     write_atomic(work.path / "report.json", json.dumps(report, indent=1))
-    write_report_html(report, work.path / "report.html")
+    examples = _read(run, "verify", "examples.json")
+    write_report_html({**report, "examples": examples}, work.path / "report.html")
     return {}
 
 
@@ -125,7 +126,6 @@ def assemble(run: Run) -> dict[str, Any]:
         ],
         "curves": {name: _read(run, name, "history.json") for name in ("teacher", "distil", "quantize")},
         "confusion": _read(run, "verify", "confusion.json"),
-        "examples": _read(run, "verify", "examples.json"),
         "layers": _read(run, "quantize", "layers.json"),
         "parity": parity,
         "budget": _read(run, "budget", "budget.json"),

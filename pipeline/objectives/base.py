@@ -170,6 +170,5 @@ def same_size(
     """Bring two (N, C, H, W) maps to the smaller height and width, by averaging or another adaptive pool."""
     size = (min(one.shape[2], other.shape[2]), min(one.shape[3], other.shape[3]))
     return tuple(  # type: ignore[return-value]
-        each if each.shape[2:] == size else pool(each, size)
-        for each in (one, other)
+        each if each.shape[2:] == size else pool(each, size) for each in (one, other)
     )

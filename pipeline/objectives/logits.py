@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.objectives.base import Objective, Outputs
+from pipeline.objectives.base import Objective, Outputs, positive
 
 
 class SoftCrossEntropy(Objective):
@@ -19,7 +19,7 @@ class SoftCrossEntropy(Objective):
 
     def __init__(self, temperature: float = 4.0) -> None:
         super().__init__()
-        self.temperature = _checked(temperature)
+        self.temperature = positive("temperature", temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the batch; minimal where student == teacher."""
@@ -55,18 +55,12 @@ class ProbabilitiesL2(Objective):
 
     def __init__(self, temperature: float = 1.0) -> None:
         super().__init__()
-        self.temperature = _checked(temperature)
+        self.temperature = positive("temperature", temperature)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the batch; minimal where student == teacher."""
         difference = _probabilities(teacher, self.temperature) - _probabilities(student, self.temperature)
         return difference.square().sum(-1).mean()
-
-
-def _checked(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}")
-    return temperature
 
 
 def _probabilities(outputs: Outputs, temperature: float) -> Tensor:

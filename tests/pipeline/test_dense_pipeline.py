@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from export.c_header import write_header
 from export.errors import GateFailed, InputError
 from export.tflm import run_tflm
 from models.errors import ModelError
@@ -16,7 +17,6 @@ from pipeline import data
 from pipeline.data import to_int8
 from pipeline.lesson import plan_outputs
 from pipeline.report import terminal_summary
-from pipeline.report_html import render_report_html
 from pipeline.stages import open_run, require_gates, run_stages
 
 RECIPE = """
@@ -100,8 +100,9 @@ def test_pixels_are_confused_and_boxes_are_not(finished):
 
 def test_examples_show_the_int8_models_regions(finished):
     task, run, report = finished
-    assert len(report["examples"]) == EXAMPLES
-    for example, image in zip(report["examples"], run.dataset.test.images, strict=False):
+    examples = json.loads(run.file("verify", "examples.json").read_text())
+    assert len(examples) == EXAMPLES and "examples" not in report
+    for example, image in zip(examples, run.dataset.test.images, strict=False):
         assert base64.b64decode(example["pixels"]) == image.permute(1, 2, 0).contiguous().numpy().tobytes()
         for kind, left, top, right, bottom in example["regions"]:
             assert kind in (1, 2, 3) and left < right and top < bottom
@@ -122,19 +123,27 @@ def test_the_int8_score_is_that_of_what_the_device_puts_out(finished):
     assert score == pytest.approx(report[f"student_int8_{TASKS[task][2]}"], abs=1e-3)
 
 
-def test_the_header_names_the_first_channels(finished):
+def test_the_header_names_the_first_channels(finished, tmp_path):
     task, run, _ = finished
     header = run.file("header", "model_data.h").read_text()
     shape = ", ".join(map(str, (1, *TASKS[task][3])))
     assert f"#define MODEL_OUTPUT_SHAPE {{{shape}}}" in header
     assert "#define MODEL_LABEL_COUNT 4" in header and "in the order of the output's channels" in header
     assert '"background"' in run.file("header", "model_data.c").read_text()
+    with pytest.raises(InputError, match=f"40 labels for an output of {TASKS[task][3][2]} classes"):
+        write_header(
+            run.file("tflite", "model.tflite").read_bytes(),
+            tmp_path,
+            arena_bytes=1,
+            labels=["more"] * 40,
+            name="model",
+        )
 
 
 def test_a_page_and_a_summary_name_the_metric(finished, capsys):
     task, run, report = finished
     title = run.task.title
-    page = render_report_html(report)
+    page = run.file("report", "report.html").read_text()
     assert f"{title} on the test set" in page and f"{title}, %" in page and f"{title} alone" in page
     assert ("test pixels are misread" in page) == (task == "segmentation")
     pictures = EXAMPLES + (task == "segmentation")  # the confusion matrix is one

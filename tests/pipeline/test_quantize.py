@@ -153,7 +153,9 @@ def test_the_worst_operator_comes_first_and_its_figures_are_right(classifier):
     set_quantization(quantized, True, only="0.0")
     alone = quantized(images)
     assert by_name["0.0"].logits_sqnr_db == pytest.approx(ratio(exact, alone), abs=1e-2)
-    assert by_name["0.0"].score_alone == pytest.approx(100 * (alone.argmax(1) == labels).float().mean().item())
+    assert by_name["0.0"].score_alone == pytest.approx(
+        100 * (alone.argmax(1) == labels).float().mean().item()
+    )
 
 
 def test_an_exact_tensor_has_no_ratio_and_the_network_stays_on(classifier):
