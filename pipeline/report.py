@@ -14,8 +14,8 @@ from rich.text import Text
 
 Report = Mapping[str, Any]
 
-# What is scored -> what a person calls it, from the teacher to what runs on the device. A report's field is this
-# and the task's metric: `student_int8_top1`.
+# What is scored -> what a person calls it, from the teacher to what runs on the device. A report's field is
+# this and the task's metric: `student_int8_top1`.
 NETWORKS = {
     "teacher": "teacher",
     "student_float": "student, float",
