@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from export.boards import BOARDS
@@ -18,26 +18,43 @@ from models.teachers import IMAGENET_MEAN, IMAGENET_STD
 from models.zoo import STUDENTS, TEACHERS
 from pipeline.names import lookup, suggestion
 from pipeline.objectives import OBJECTIVES
-from pipeline.weights import weights_by_epoch
+from pipeline.weights import Weight, weights_by_epoch
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
-Points = Annotated[tuple[tuple[Fraction, Annotated[float, Field(ge=0)]], ...], Field(min_length=1)]
 Channels = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
 
 
-def _rising(weight: float | Points) -> float | Points:
-    if not isinstance(weight, int | float):
-        shares = [share for share, _ in weight]
-        if shares != sorted(shares):
-            raise ValueError(f"the shares of training must rise from point to point, not {shares}")
-    return weight
+def _loss_weight(weight: Any) -> Weight:
+    """A number, or points as TOML gives them."""
+    if isinstance(weight, int | float) and not isinstance(weight, bool):
+        points = [(0.0, weight)]
+    elif isinstance(weight, list | tuple) and weight and all(_is_pair(point) for point in weight):
+        points = [(point[0], point[1]) for point in weight]
+    else:
+        raise ValueError("give a number, or points [share of the training, weight]")
+    shares, values = zip(*points, strict=True)
+    if min(values) < 0:
+        raise ValueError(f"a weight must be 0 or more, not {min(values)}")
+    if list(shares) != sorted(shares) or shares[0] < 0 or shares[-1] > 1:
+        raise ValueError(f"shares of the training must rise from 0 to 1 at most, not {list(shares)}")
+    return points[0][1] if isinstance(weight, int | float) else tuple(points)
 
 
-# A number, or [share of the training, weight] points; see `pipeline.weights`.
-LossWeight = Annotated[Annotated[float, Field(ge=0)] | Points, AfterValidator(_rising)]
+def _is_pair(point: Any) -> bool:
+    numbers = isinstance(point, list | tuple) and [isinstance(value, int | float) for value in point]
+    return numbers == [True, True]
+
+
+def _switch(value: Any) -> Any:
+    """Let `true` stand for a section with its defaults, `false` for none."""
+    return {True: {}, False: None}[value] if isinstance(value, bool) else value
+
+
+# See `pipeline.weights`.
+LossWeight = Annotated[Any, BeforeValidator(_loss_weight)]
 
 
 class Section(BaseModel):
@@ -233,7 +250,7 @@ class Distil(LabelSchedule):
     label_weight: LossWeight = 1.0
     objectives: tuple[ObjectiveTerm, ...] = ()
     scheme: Scheme = OneTeacher()
-    netaug: NetAug | None = None
+    netaug: Annotated[NetAug | None, BeforeValidator(_switch)] = None
     seed: int | None = None
     teacher_outputs: Literal["auto", "live", "stored"] = "auto"
     store_gigabytes: Positive = 8.0

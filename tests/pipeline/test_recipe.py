@@ -70,6 +70,15 @@ def test_defaults_and_overrides(tmp_path):
         ),
         (MINIMAL + 'objectives = [{ name = "logits_l3" }]\n', "did you mean 'logits_l2'?"),
         (MINIMAL + "label_weight = 0\n", "every weight is 0"),
+        (MINIMAL + "label_weight = -1\n", "distil.label_weight: a weight must be 0 or more, not -1"),
+        (MINIMAL + "label_weight = true\n", "distil.label_weight: give a number, or points"),
+        (MINIMAL + "label_weight = [[0, 1], 2]\n", "distil.label_weight: give a number, or points"),
+        (MINIMAL + "label_weight = [[0.5, 1], [0.2, 0]]\n", "must rise from 0 to 1"),
+        (MINIMAL + "label_weight = [[0.9, 0], [1, 1]]\n", "in epoch 1 of 2 every weight is 0"),
+        (
+            MINIMAL + 'objectives = [{ name = "logits_l2", weight = [[0.9, 0], [1, 1]] }]\n',
+            "the weight of objective 'logits_l2' is 0 in all 2 epochs",
+        ),
         (MINIMAL + "[quantize]\nlabel_smoothing = 0.1\n", "unknown key 'quantize.label_smoothing'"),
         (MINIMAL.replace("schedule = { epochs = 1 }", ""), "teacher: give"),
         (MINIMAL.replace("epochs = 2", ""), "'distil.epochs' is missing"),
@@ -95,3 +104,22 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         load_recipe(tmp_path / "absent.toml")
     with pytest.raises(InputError, match="is a folder"):
         load_recipe(tmp_path)
+
+
+def test_weights_are_numbers_or_points(tmp_path):
+    text = (
+        MINIMAL + 'label_weight = [[0.3, 0], [0.3, 1]]\nobjectives = [{ name = "logits_l2", weight = 2 }]\n'
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.distil.label_weight == ((0.3, 0), (0.3, 1))
+    assert recipe.distil.objectives[0].weight == 2
+
+
+def test_netaug_is_switched_on_and_off(tmp_path):
+    path = write(tmp_path, MINIMAL)
+    assert load_recipe(path).distil.netaug is None
+    assert (
+        load_recipe(path, ["distil.netaug=true"]).distil.netaug
+        == load_recipe(path, ["distil.netaug={}"]).distil.netaug
+    )
+    assert load_recipe(path, ["distil.netaug={}", "distil.netaug=false"]).distil.netaug is None
