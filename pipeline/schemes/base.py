@@ -1,4 +1,4 @@
-"""What every scheme uses: the student in training, plain or with NetAug, and one way to fit."""
+"""What the schemes share: the student in training, plain, with NetAug or with heads, and one way to fit."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from models.branches import NativeEnsemble, SelfTaught
 from models.features import FeatureNetwork
 from models.netaug import SuperNetwork, reestimate_batch_norm
 from models.teachers import EnsembleTeacher
+from pipeline.artifacts import Work
 from pipeline.context import Run, inputs_of
 from pipeline.distil import Extra, Lesson, TeacherSignal, distil_step, nothing_more
+from pipeline.lesson import new_lesson, teacher_signal
 from pipeline.objectives.base import Outputs
 from pipeline.objectives.logits import SoftCrossEntropy
 from pipeline.training import Epoch, History, Step, predict, train
@@ -113,6 +116,32 @@ def teach_one(
         on_epoch=learner.before_epoch,
     )
     return Taught(learner.base(), history)
+
+
+def teach_heads(
+    run: Run,
+    work: Work,
+    network: NativeEnsemble | SelfTaught,
+    *,
+    taps: Sequence[str],
+    extra: Extra,
+    names: Sequence[str],
+) -> Taught:
+    """Train a network that holds the student and further heads; the student alone learns the recipe's lesson.
+
+    taps, extra: features for the losses of the other heads, and these. names: of all heads, for the metrics.
+    """
+    lesson = new_lesson(run)
+    lesson.connect(network.student, run.trained_teacher())
+    history = fit(
+        run,
+        nn.ModuleDict({"network": network, "objectives": run.place(lesson.objectives)}),
+        distil_step(network.student, lesson, teacher_signal(run, lesson), taps=taps, extra=extra),
+        lambda: network.student,
+        seed=run.student_seed,
+        checkpoint=work.checkpoint,
+    )
+    return Taught(network.student, history, validate_heads(run, network, names))
 
 
 def fit(

@@ -9,17 +9,16 @@ is the student: the recipe's label weight and objectives are its alone.
 import math
 
 import torch
-from torch import nn
 
 from models.branches import NativeEnsemble
 from models.students import Student
 from pipeline import recipe
 from pipeline.artifacts import Work
 from pipeline.context import Run
-from pipeline.distil import Extra, cross_entropy, distil_step
-from pipeline.lesson import new_lesson, plan_outputs, teacher_signal
+from pipeline.distil import Extra, cross_entropy
+from pipeline.lesson import plan_outputs
 from pipeline.objectives.base import Outputs
-from pipeline.schemes.base import Taught, divergence, fit, validate_heads
+from pipeline.schemes.base import Taught, divergence, teach_heads
 from pipeline.training import Batch, Epoch, Losses
 
 
@@ -43,30 +42,16 @@ def new_ensemble(run: Run) -> NativeEnsemble:
 
 def teach(run: Run, work: Work) -> Taught:
     """Train all branches; the metrics hold the validation score of each and of the ensemble."""
-    scheme, network, lesson = _scheme(run), run.place(new_ensemble(run)), new_lesson(run)
-    lesson.connect(network.student, run.trained_teacher())
-    history = fit(
-        run,
-        nn.ModuleDict({"network": network, "objectives": run.place(lesson.objectives)}),
-        distil_step(
-            network.student,
-            lesson,
-            teacher_signal(run, lesson),
-            taps=(network.split,),
-            extra=branch_losses(
-                network,
-                weight=scheme.weight,
-                ramp=scheme.ramp,
-                temperature=scheme.temperature,
-                label_smoothing=lesson.label_smoothing,
-            ),
-        ),
-        lambda: network.student,
-        seed=run.student_seed,
-        checkpoint=work.checkpoint,
+    scheme, network = _scheme(run), run.place(new_ensemble(run))
+    extra = branch_losses(
+        network,
+        weight=scheme.weight,
+        ramp=scheme.ramp,
+        temperature=scheme.temperature,
+        label_smoothing=run.recipe.distil.label_smoothing,
     )
     names = ("student", *(f"branch{number + 1}" for number in range(scheme.branches)), "ensemble")
-    return Taught(network.student, history, validate_heads(run, network, names))
+    return teach_heads(run, work, network, taps=(network.split,), extra=extra, names=names)
 
 
 def branch_losses(

@@ -8,17 +8,16 @@ the deepest classifier is the student: the recipe's label weight and objectives 
 """
 
 import torch
-from torch import nn
 
 from models.branches import SelfTaught
 from models.students import Student
 from pipeline.artifacts import Work
 from pipeline.context import Run
-from pipeline.distil import Extra, cross_entropy, distil_step
-from pipeline.lesson import new_lesson, plan_outputs, teacher_signal
+from pipeline.distil import Extra, cross_entropy
+from pipeline.lesson import plan_outputs
 from pipeline.objectives.base import Outputs
 from pipeline.recipe import OwnTeacher
-from pipeline.schemes.base import Taught, divergence, fit, validate_heads
+from pipeline.schemes.base import Taught, divergence, teach_heads
 from pipeline.training import Batch, Epoch, Losses
 
 
@@ -42,29 +41,16 @@ def new_network(run: Run) -> SelfTaught:
 
 def teach(run: Run, work: Work) -> Taught:
     """Train all classifiers; the metrics hold the validation score of each."""
-    scheme, network, lesson = _scheme(run), run.place(new_network(run)), new_lesson(run)
-    lesson.connect(network.student, run.trained_teacher())
-    history = fit(
-        run,
-        nn.ModuleDict({"network": network, "objectives": run.place(lesson.objectives)}),
-        distil_step(
-            network.student,
-            lesson,
-            teacher_signal(run, lesson),
-            taps=(*network.taps, network.deepest),
-            extra=shallow_losses(
-                network,
-                alpha=scheme.alpha,
-                hint=scheme.hint,
-                temperature=scheme.temperature,
-                label_smoothing=lesson.label_smoothing,
-            ),
-        ),
-        lambda: network.student,
-        seed=run.student_seed,
-        checkpoint=work.checkpoint,
+    scheme, network = _scheme(run), run.place(new_network(run))
+    extra = shallow_losses(
+        network,
+        alpha=scheme.alpha,
+        hint=scheme.hint,
+        temperature=scheme.temperature,
+        label_smoothing=run.recipe.distil.label_smoothing,
     )
-    return Taught(network.student, history, validate_heads(run, network, ("student", *network.taps)))
+    taps, names = (*network.taps, network.deepest), ("student", *network.taps)
+    return teach_heads(run, work, network, taps=taps, extra=extra, names=names)
 
 
 def shallow_losses(
