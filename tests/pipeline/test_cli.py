@@ -9,6 +9,8 @@ from PIL import Image
 
 from models.zoo import STUDENTS, build_teacher
 from pipeline import cli
+from pipeline.objectives import OBJECTIVES
+from pipeline.schemes import SCHEMES
 
 
 @pytest.fixture
@@ -177,7 +179,14 @@ def test_listings(call):
     assert "generic-256k" in printed
     code, printed, _ = call("objectives")
     assert code == 0
-    assert "soft_cross_entropy" in printed
+    assert all(name in printed for name in (*OBJECTIVES, *SCHEMES))
+    code, printed, _ = call("objectives", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(printed)["objectives"]}
+    assert rows["soft_cross_entropy"]["parameters"] == {"temperature": 4.0}
+    assert rows["logits_l2"]["parameters"] == {}
+    assert rows["gradient_attention"]["needs"] == ["student gradient", "teacher", "teacher gradient"]
+    assert all(row["equation"] and row["paper"] and row["tasks"] for row in rows.values())
     code, printed, _ = call("--help")
     assert code == 0
     assert "microstill run recipes/digits.toml" in printed
