@@ -116,6 +116,7 @@ def assemble(run: Run) -> dict[str, Any]:
         },
         "task": {"name": run.task.name, "metric": run.task.metric, "title": run.task.title},
         **verification,
+        "trained_beside": run.artifacts["distil"].metrics,
         "tflite_bytes": run.artifacts["tflite"].metrics["tflite_bytes"],
         "macs": macs(student, run.image_shape),
         "parameters": parameters(student),

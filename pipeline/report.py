@@ -76,6 +76,13 @@ def scores(report: Report) -> list[tuple[str, str, float]]:
     return [(network, label, report[field]) for network, label, field in fields if field in report]
 
 
+def trained_beside(report: Report) -> list[tuple[str, str]]:
+    """(network, validation score) of all that a scheme trained, such as peers, branches, generations."""
+    suffix = f"_validation_{task_of(report)['metric']}"
+    found = report.get("trained_beside", {}).items()
+    return [(name.removesuffix(suffix), f"{score:.2f} %") for name, score in found]
+
+
 def present(report: Report) -> dict[str, Any]:
     """The fields that hold something: an unknown value is an absent one."""
     return {field: value for field, value in report.items() if value is not None}
@@ -95,7 +102,8 @@ def fit_sentence(report: Report) -> str:
 def terminal_summary(report: Report) -> RenderableType:
     """One page: scores, sizes, SRAM and flash against the board, parity, and the time of each stage."""
     report = present(report)
-    sections = (_headline(report), _figures(report), _memory(report), _parity(report), _stages(report))
+    parts = (_headline, _figures, _beside, _memory, _parity, _stages)
+    sections = [part(report) for part in parts]
     spaced = [part for section in sections if section is not None for part in (section, Text())]
     return Group(*spaced[:-1])
 
@@ -132,6 +140,13 @@ def _figures(report: Report) -> RenderableType | None:
     table.columns[2].justify = "left"
     for score, size in zip_longest(reached, sizes, fillvalue=("", "")):
         table.add_row(*score, *size)
+    return table if table.row_count else None
+
+
+def _beside(report: Report) -> RenderableType | None:
+    table = _table("trained together", "validation")
+    for row in trained_beside(report):
+        table.add_row(*row)
     return table if table.row_count else None
 
 

@@ -36,6 +36,7 @@ from pipeline.report import (
     present,
     scores,
     task_of,
+    trained_beside,
 )
 
 STAGE_TITLES = {"teacher": "Teacher", "distil": "Distillation", "quantize": "Quantisation-aware training"}
@@ -88,6 +89,7 @@ def render_report_html(report: Report) -> str:
             (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
         ],
         memories=_memories(report.get("budget", {})),
+        beside=trained_beside(report),
         curves=_curves(report.get("curves", {}), task),
         confusion=_confusion(report.get("confusion", ()), dataset.get("labels")),
         examples=_examples(

@@ -104,7 +104,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "report",
         "report.json and report.html",
-        2,
+        3,
         export_stages.build_report,
         (),
         ("teacher", "distil", "quantize", "onnx", "tflite", "verify", "budget", "header"),

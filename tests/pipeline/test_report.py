@@ -30,6 +30,7 @@ REPORT = {
     "student_float_top1": 91.5,
     "student_qat_top1": 91.75,
     "student_int8_top1": 91.0,
+    "trained_beside": {"student_validation_top1": 90.5, "peer1_validation_top1": 89.25},
     "tflite_bytes": 98304,
     "arena_bytes": 51200,
     "macs": 12_500_000,
@@ -248,6 +249,7 @@ def test_any_field_may_be_absent_or_unknown(dropped, unknown):
     assert ("Confusion on the test set" in page.texts) == ("confusion" in kept)
     assert ("Layers by quantisation error" in page.texts) == ("layers" in kept)
     assert ("Training" in page.texts) == ("curves" in kept)
+    assert ({"peer1", "89.25 %"} <= set(page.texts)) == ("trained_beside" in kept)
     console = Console(width=80, record=True, quiet=True)
     console.print(terminal_summary(report))
 
