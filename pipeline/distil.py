@@ -153,6 +153,10 @@ class Lesson:
                 found[term.name] = weight * term.objective(outputs, targets, labels)
         return found
 
+    def asks(self, epoch: Epoch) -> bool:
+        """Whether any objective of this epoch needs the teacher's outputs."""
+        return any("teacher" in term.objective.needs for term in self._active(epoch))
+
     def _active(self, epoch: Epoch) -> list[Term]:
         return [term for term in self.terms if weight_at(term.weight, epoch.share)]
 
@@ -176,7 +180,7 @@ def distil_step(
 
     network: a plain network, or a SuperNetwork, of which a random augmented network is trained beside the
         base with `netaug_weight`; its width is augmented in the first `width_epochs` epochs.
-    teacher: asked once a batch; None if there is nothing to learn from it.
+    teacher: asked once a batch where an objective of the epoch needs it; None if none ever does.
     extra: further losses of the network's outputs, which hold the features `taps` for it.
     """
 
@@ -186,7 +190,7 @@ def distil_step(
         return losses | extra(outputs, batch, epoch)
 
     def step(batch: Batch, epoch: Epoch) -> Iterator[Losses]:
-        targets = teacher(batch) if teacher is not None else NOTHING
+        targets = teacher(batch) if teacher is not None and lesson.asks(epoch) else NOTHING
         if not isinstance(network, SuperNetwork):
             yield learn(batch, epoch, targets)
             return

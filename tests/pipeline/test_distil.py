@@ -114,3 +114,16 @@ def test_a_plain_student_of_the_tables_can_be_distilled():
     (losses,) = step(batch(), EPOCH)
     torch.stack(list(losses.values())).sum().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_the_teacher_is_not_asked_in_an_epoch_without_it():
+    recorder = Recorder()
+    student = nn.Sequential(nn.Flatten(), nn.Linear(64, CLASSES))
+    late = build_terms([("soft_cross_entropy", [(0.5, 0.0), (0.5, 1.0)], {})])
+    step = distil_step(student, Lesson(late), live_teacher(recorder))
+    names = []
+    for index in (0, 4, 5, 9):
+        (losses,) = step(batch(), Epoch(index, 10, torch.Generator()))
+        names.append(set(losses))
+    assert names == [{"label"}, {"label"}, *[{"label", "soft_cross_entropy"}] * 2]
+    assert len(recorder.seen) == 2
