@@ -4,8 +4,9 @@
     python benchmarks/distillation.py --report
 
 The first form trains what is not yet in the results (benchmarks/distillation.jsonl) and can be stopped at any
-time; processes with different students may run side by side. The second writes the table and the plot of
-docs/distillation.md. Every row is benchmarks/distillation.toml with the overrides listed in `ROWS`.
+time. A row whose overrides have changed counts as not there; with another benchmarks/distillation.toml delete
+the results. Processes with different students may run side by side. The second form writes the table and the
+plot of docs/distillation.md.
 """
 
 import argparse
@@ -119,7 +120,6 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument(
         "--out", type=Path, default=Path("runs/distillation"), help="where artifacts are kept"
     )
@@ -131,18 +131,16 @@ def main() -> None:
     for seed in arguments.seeds:
         for row in arguments.rows:
             for student in arguments.students:
-                wanted = {"student": student, "row": row, "seed": seed, "epochs": arguments.epochs}
+                wanted = {"student": student, "row": row, "seed": seed, "overrides": overrides(student, row)}
                 if not any(wanted.items() <= result.items() for result in read_results()):
                     measure(wanted, arguments.data, arguments.out / student)
 
 
 def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
     """Train, quantise and judge one row; append it to the results."""
-    title, changes = ROWS[wanted["row"]]
-    say(f"== {wanted['student']}, {title}, seed {wanted['seed']}")
-    own = (f'student.model="{wanted["student"]}"', *STUDENTS[wanted["student"]])
-    schedule = (f"distil.seed={wanted['seed']}", f"distil.epochs={wanted['epochs']}")
-    run = open_run(RECIPE, (*own, *schedule, *changes), data=data, out=out, download=False)
+    say(f"== {wanted['student']}, {ROWS[wanted['row']][0]}, seed {wanted['seed']}")
+    changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}")
+    run = open_run(RECIPE, changes, data=data, out=out, download=False)
     start = time.monotonic()
     try:
         run_stages(run, last="tflite")
@@ -167,8 +165,16 @@ def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
     say(json.dumps(result))
 
 
+def overrides(student: str, row: str) -> list[str]:
+    """Return what a row changes in the recipe."""
+    return [f'student.model="{student}"', *STUDENTS[student], *ROWS[row][1]]
+
+
 def read_results() -> list[dict[str, Any]]:
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    """Return every result that was measured with the overrides as they are now."""
+    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
+    results = [json.loads(line) for line in lines]
+    return [each for each in results if each["overrides"] == overrides(each["student"], each["row"])]
 
 
 def write_report(results: Sequence[dict[str, Any]]) -> None:
@@ -218,7 +224,8 @@ def mean(runs: Sequence[dict[str, Any]], field: str) -> float:
 def spread(runs: Sequence[dict[str, Any]], field: str) -> str:
     """Mean and half the range over seeds."""
     values = [run[field] for run in runs]
-    return f"{mean(runs, field):.2f} ± {(max(values) - min(values)) / 2:.2f} ({len(values)})"
+    half = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
+    return f"{mean(runs, field):.2f}{half} ({len(values)})"
 
 
 def plot(results: Sequence[dict[str, Any]]) -> None:
