@@ -157,6 +157,16 @@ def _first_member(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
     return own or shapes
 
 
+def soft_divergence(student: Tensor, teacher: Tensor, temperature: float, *, dim: int = 1) -> Tensor:
+    """T^2 p_t log(p_t / p_s) of every entry, p = softmax(z / T) along `dim`: KL's terms, not yet summed.
+
+    student: logits (N, ...). teacher: (members, N, ...); p_t is the mean of the members' probabilities.
+    """
+    target = torch.softmax(teacher / temperature, dim=dim + 1).mean(0)
+    log_probability = torch.log_softmax(student / temperature, dim=dim)
+    return temperature**2 * functional.kl_div(log_probability, target, reduction="none")
+
+
 def positive(name: str, value: float) -> float:
     """Return the value, or raise ValueError where it is not above 0."""
     if not value > 0:

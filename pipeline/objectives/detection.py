@@ -5,9 +5,7 @@ All read a detector's output (members, N, channels, H, W) as `models.detection` 
 2017 is `hint`, as for any network.
 """
 
-import torch
 from torch import Tensor
-from torch.nn import functional
 
 from models.detection import (
     BACKGROUND,
@@ -17,7 +15,7 @@ from models.detection import (
     edge_logits,
     expected_offsets,
 )
-from pipeline.objectives.base import Objective, Outputs, positive
+from pipeline.objectives.base import Objective, Outputs, positive, soft_divergence
 
 
 class ClassWeightedSoftCrossEntropy(Objective):
@@ -41,11 +39,10 @@ class ClassWeightedSoftCrossEntropy(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over batch and cells."""
-        target = torch.softmax(class_logits(teacher.logits) / self.temperature, dim=2).mean(0)
-        log_probability = torch.log_softmax(class_logits(student.logits[0]) / self.temperature, dim=1)
-        terms = functional.kl_div(log_probability, target, reduction="none")  # (N, classes, H, W)
+        own, other = class_logits(student.logits[0]), class_logits(teacher.logits)
+        terms = soft_divergence(own, other, self.temperature)  # (N, classes, H, W)
         extra = (self.background - 1) * terms[:, BACKGROUND]
-        return self.temperature**2 * (terms.sum(1) + extra).mean()
+        return (terms.sum(1) + extra).mean()
 
 
 class BoundedRegression(Objective):
@@ -94,12 +91,10 @@ class Localization(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the edges of the foreground cells; minimal where student == teacher."""
-        target = torch.softmax(edge_logits(teacher.logits) / self.temperature, dim=3).mean(0)
-        log_probability = torch.log_softmax(edge_logits(student.logits[0]) / self.temperature, dim=2)
-        terms = functional.kl_div(log_probability, target, reduction="none")  # (N, EDGES, BINS, H, W)
+        own, other = edge_logits(student.logits[0]), edge_logits(teacher.logits)
+        terms = soft_divergence(own, other, self.temperature, dim=2)  # (N, EDGES, BINS, H, W)
         divergence = terms.sum(2).mean(1)
-        foreground = assign_cells(labels, *divergence.shape[-2:]).foreground
-        return self.temperature**2 * mean_where(divergence, foreground)
+        return mean_where(divergence, assign_cells(labels, *divergence.shape[-2:]).foreground)
 
 
 def mean_where(values: Tensor, where: Tensor) -> Tensor:

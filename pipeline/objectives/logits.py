@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from pipeline.objectives.base import Objective, Outputs, positive
+from pipeline.objectives.base import Objective, Outputs, positive, soft_divergence
 
 
 class SoftCrossEntropy(Objective):
@@ -23,10 +22,7 @@ class SoftCrossEntropy(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over the batch; minimal where student == teacher."""
-        target = _probabilities(teacher, self.temperature)
-        log_probability = torch.log_softmax(student.logits[0] / self.temperature, dim=-1)
-        divergence = functional.kl_div(log_probability, target, reduction="batchmean")
-        return self.temperature**2 * divergence
+        return soft_divergence(student.logits[0], teacher.logits, self.temperature).sum(1).mean()
 
 
 class LogitsL2(Objective):

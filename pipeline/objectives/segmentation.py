@@ -14,7 +14,7 @@ from models.critic import Critic
 from models.errors import ModelError
 from models.features import FeatureNetwork
 from models.teachers import EnsembleTeacher
-from pipeline.objectives.base import FeatureObjective, Objective, Outputs, positive
+from pipeline.objectives.base import FeatureObjective, Objective, Outputs, positive, soft_divergence
 
 GOLDEN = (5**0.5 - 1) / 2
 SMALLEST_NORM = 1e-6
@@ -37,10 +37,7 @@ class PixelWise(Objective):
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor) -> Tensor:
         """Mean over batch and pixels; minimal where student == teacher."""
-        target = torch.softmax(teacher.logits / self.temperature, dim=2).mean(0)  # (N, classes, H, W)
-        log_probability = torch.log_softmax(student.logits[0] / self.temperature, dim=1)
-        divergence = functional.kl_div(log_probability, target, reduction="none").sum(1)
-        return self.temperature**2 * divergence.mean()
+        return soft_divergence(student.logits[0], teacher.logits, self.temperature).sum(1).mean()
 
 
 class PairWise(FeatureObjective):
