@@ -83,13 +83,18 @@ def plan_outputs(run: Run) -> TeacherOutputs:
         raise InputError("weights change places under NetAug: leave out distil.netaug or weight_l2")
     lesson.connect(run.new_student(), teacher)
     asked = teacher is not None and "teacher" in lesson.needs
-    views = run.augmentation.finite_views
+    views = _views_shown(run)
     reason = _why_live(run, lesson, teacher, views) if asked else None
     if asked and recipe.teacher_outputs == "stored" and reason is not None:
         raise InputError(f"distil.teacher_outputs = 'stored': {reason}")
     stored = asked and reason is None and recipe.teacher_outputs != "live"
-    shown = min(views, max(recipe.epochs, run.recipe.quantize.epochs)) if stored and views else 0
-    return TeacherOutputs(asked, stored, shown, lesson.teacher_taps)
+    return TeacherOutputs(asked, stored, views if stored and views else 0, lesson.teacher_taps)
+
+
+def _views_shown(run: Run) -> int | None:
+    """How many views of the images the longest training shows; None if every epoch's are new."""
+    views = run.augmentation.finite_views
+    return views and min(views, max(run.recipe.distil.epochs, run.recipe.quantize.epochs))
 
 
 def _why_live(run: Run, lesson: Lesson, teacher: EnsembleTeacher | None, views: int | None) -> str | None:
@@ -100,8 +105,7 @@ def _why_live(run: Run, lesson: Lesson, teacher: EnsembleTeacher | None, views: 
         return f"objective '{named}' needs the teacher's gradients, which only a live teacher has"
     if views is None:
         return "every epoch shows new variants of the images; give data.augment.views a number"
-    sizes = (len(run.dataset.train), min(views, run.recipe.distil.epochs))
-    gigabytes = stored_bytes(teacher, *sizes, lesson.teacher_taps) / 1e9
+    gigabytes = stored_bytes(teacher, len(run.dataset.train), views, lesson.teacher_taps) / 1e9
     limit = run.recipe.distil.store_gigabytes
     if gigabytes > limit:
         return f"they take {gigabytes:.1f} GB, distil.store_gigabytes is {limit:g}"
@@ -117,9 +121,9 @@ def teacher_signal(run: Run, lesson: Lesson) -> TeacherSignal | None:
         return None
     if run.recipe.teacher is None:
         return live_teacher(EnsembleTeacher([run.trained_student()]), lesson.teacher_taps)
-    plan = plan_outputs(run)
-    if plan.stored:
-        return StoredTeacher(run.artifacts["outputs"].path, lesson.teacher_taps)
+    outputs = run.artifacts["outputs"]
+    if outputs.metrics["stored"]:
+        return StoredTeacher(outputs.path, lesson.teacher_taps)
     teacher = run.trained_teacher()
     assert teacher is not None
     with_gradient = "teacher gradient" in lesson.needs

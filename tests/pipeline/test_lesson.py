@@ -50,6 +50,12 @@ def test_more_views_than_epochs_are_not_asked(tmp_path):
     assert plan_outputs(run_of(tmp_path, KD, augment={"flip": True, "views": 50})).views == 5  # of QAT
 
 
+def test_the_limit_counts_every_view_that_would_be_stored(tmp_path):
+    augment = {"flip": True, "views": 50}  # five are shown, by QAT: 5 x 1,147 x 10 floats are 229 kB
+    assert plan_outputs(run_of(tmp_path, KD, augment=augment, store_gigabytes=230e-6)).stored
+    assert not plan_outputs(run_of(tmp_path, KD, augment=augment, store_gigabytes=220e-6)).stored
+
+
 def test_live_is_live(tmp_path):
     assert not plan_outputs(run_of(tmp_path, KD, teacher_outputs="live")).stored
 
