@@ -245,10 +245,10 @@ def plot(results: Sequence[dict[str, Any]]) -> None:
         axes.scatter(*zip(*points, strict=True), s=18, label=f"{student} (alone: {base:.1f} %)")
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [ROWS[row][0] for row in shown])
-    axes.invert_yaxis()
+    axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
     axes.set_xlabel("top-1 on CIFAR-10's test set, points above the student alone; one point a seed")
     axes.grid(axis="x", alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside upper center", ncols=len(STUDENTS))
     figure.savefig(PLOT, metadata={"Date": None})
 
 
