@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 Tensors = Sequence[Tensor]
 Options = Mapping[str, Any]
 
+_EVERY_BYTE = np.arange(256, dtype=np.int64) + numerics.INT8_MIN
+
 
 def scales_of(tensor: Tensor) -> npt.NDArray[np.float32]:
     """The scales of a tensor, (1,) or (channels,)."""
@@ -37,6 +39,11 @@ def zero_point_of(tensor: Tensor) -> int:
     """The zero point of a tensor."""
     assert tensor.quantization is not None
     return tensor.quantization.zero_point
+
+
+def _look_up(table: Array, x: Array) -> Array:
+    """The element of `table` (256,) for each byte, -128 first."""
+    return table[x.astype(np.int64) - numerics.INT8_MIN]
 
 
 def same_padding(size: int, extent: int, stride: int) -> tuple[int, int]:
@@ -102,19 +109,40 @@ def fully_connected(inputs: Tensors, output: Tensor, options: Options, values: S
     return result.reshape(len(values[0]), *output.shape[1:])
 
 
+def _aligned(inputs: Tensors, output: Tensor, values: Sequence[Array]) -> list[Array]:
+    """The values, so shaped that numpy broadcasts them as TFLM does: missing axes follow the batch."""
+    return [
+        value
+        if tensor.data is not None
+        else value.reshape(len(value), *(1,) * (len(output.shape) - value.ndim), *value.shape[1:])
+        for tensor, value in zip(inputs, values, strict=True)
+    ]
+
+
 def add(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
     """Both inputs on a common fine grid, by tables of 256 values; source: micro/kernels/add_common.cc."""
     *rescale, (multiplier, shift) = numerics.add_multipliers(
         scale_of(inputs[0]), scale_of(inputs[1]), scale_of(output)
     )
     bounds = numerics.activation_bounds(options["activation"], scale_of(output), zero_point_of(output))
-    every_byte = np.arange(256, dtype=np.int64) - 128
     terms = []
-    for tensor, value, scaling in zip(inputs, values, rescale, strict=True):
-        shifted = (every_byte - zero_point_of(tensor)) << numerics.ADD_LEFT_SHIFT
-        table = numerics.multiply_by_quantized_multiplier(shifted, *scaling)
-        terms.append(table[value.astype(np.int64) + 128])
+    for tensor, value, scaling in zip(inputs, _aligned(inputs, output, values), rescale, strict=True):
+        shifted = (_EVERY_BYTE - zero_point_of(tensor)) << numerics.ADD_LEFT_SHIFT
+        terms.append(_look_up(numerics.multiply_by_quantized_multiplier(shifted, *scaling), value))
     return numerics.requantize(terms[0] + terms[1], multiplier, shift, zero_point_of(output), bounds)
+
+
+def mul(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """The product of both inputs, requantised; source: reference/integer_ops/mul.h."""
+    first, second = (
+        value.astype(np.int64) - zero_point_of(tensor)
+        for tensor, value in zip(inputs, _aligned(inputs, output, values), strict=True)
+    )
+    scaling = numerics.quantize_multiplier(
+        float(scale_of(inputs[0])) * float(scale_of(inputs[1])) / float(scale_of(output))
+    )
+    bounds = numerics.activation_bounds(options["activation"], scale_of(output), zero_point_of(output))
+    return numerics.requantize(first * second, *scaling, zero_point_of(output), bounds)
 
 
 def average_pool_2d(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
@@ -165,16 +193,89 @@ def pad(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Arra
     return np.pad(values[0], values[1], constant_values=zero_point_of(output))
 
 
-def relu(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
-    """Requantised and clamped at zero, by a table; source: micro/kernels/activations_common.cc."""
+def sliced_axes(inputs: Tensors, options: Options) -> list[range]:
+    """The indices that STRIDED_SLICE takes along each axis of its input.
+
+    Source: micro/kernels/internal/strided_slice_logic.h; for positive strides, Python slices alike.
+    """
+    begin, end, strides = (
+        [int(value) for value in tensor.data] for tensor in inputs[1:] if tensor.data is not None
+    )
+    axes = []
+    for axis, size in enumerate(inputs[0].shape):
+        start = None if options["begin_mask"] >> axis & 1 else begin[axis]
+        stop = None if options["end_mask"] >> axis & 1 else end[axis]
+        taken = range(*slice(start, stop, strides[axis]).indices(size))
+        shrinks = options["shrink_axis_mask"] >> axis & 1
+        axes.append(range(taken.start, min(taken.start + 1, size)) if shrinks else taken)
+    return axes
+
+
+def strided_slice(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """Every stride-th byte from begin to end along each axis but the batch; an axis may be dropped."""
+    axes = sliced_axes(inputs, options)
+    taken = values[0][:, *(slice(axis.start, axis.stop, axis.step) for axis in axes[1:])]
+    shrunk = tuple(axis for axis in range(len(axes)) if options["shrink_axis_mask"] >> axis & 1)
+    return taken.squeeze(shrunk)
+
+
+def resize_nearest_neighbor(
+    inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]
+) -> Array:
+    """The nearest byte of each row and column, in float32; source: reference/resize_nearest_neighbor.h."""
+    rows, columns = (
+        _nearest(before, int(after), options["align_corners"], options["half_pixel_centers"])
+        for before, after in zip(inputs[0].shape[1:3], values[1], strict=True)
+    )
+    return values[0][:, rows[:, np.newaxis], columns]
+
+
+def _nearest(before: int, after: int, align_corners: bool, half_pixel_centers: bool) -> Array:
+    """The index in 0..before-1 of what is nearest to each of `after` places."""
+    spans = (before - 1, after - 1) if align_corners and after > 1 else (before, after)
+    scale = np.float32(spans[0]) / np.float32(spans[1])
+    places = (np.arange(after, dtype=np.float32) + np.float32(0.5 * half_pixel_centers)) * scale
+    nearest = np.floor(places.astype(np.float64) + 0.5 * align_corners).astype(np.int64)
+    return np.minimum(nearest, before - 1)
+
+
+def quantize(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """Bytes at another scale, by a table; source: reference/requantize.h."""
     scaling = numerics.quantize_multiplier(float(scale_of(inputs[0])) / float(scale_of(output)))
-    every_byte = np.arange(256) - 128 - zero_point_of(inputs[0])
-    bounds = (max(zero_point_of(output), numerics.INT8_MIN), numerics.INT8_MAX)
-    table = numerics.requantize(every_byte, *scaling, zero_point_of(output), bounds)
-    return table[values[0].astype(np.int64) + 128]
+    table = numerics.requantize(_EVERY_BYTE - zero_point_of(inputs[0]), *scaling, zero_point_of(output))
+    return _look_up(table, values[0])
+
+
+def relu(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """Requantised and clamped at zero; source: micro/kernels/activations_common.cc."""
+    return np.maximum(quantize(inputs, output, options, values), np.int8(zero_point_of(output)))
 
 
 def relu6(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
     """Bytes clamped to the input's zero and six; source: micro/kernels/activations_common.cc."""
     bounds = numerics.activation_bounds("RELU6", scale_of(inputs[0]), zero_point_of(inputs[0]))
     return np.clip(values[0], *bounds).astype(np.int8)
+
+
+def leaky_relu(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """Requantised, negative values times alpha; in float32: micro/kernels/leaky_relu_common.cc."""
+    x = _EVERY_BYTE - zero_point_of(inputs[0])
+    scale, alpha = scale_of(inputs[0]), np.float32(options["alpha"])
+    at_least_zero, negative = (
+        numerics.requantize(x, *numerics.quantize_multiplier(float(real)), zero_point_of(output))
+        for real in (scale / scale_of(output), scale * alpha / scale_of(output))
+    )
+    return _look_up(np.where(x >= 0, at_least_zero, negative), values[0])
+
+
+def logistic(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """The sigmoid, by a table; source: reference/integer_ops/logistic.h."""
+    table = numerics.logistic(_EVERY_BYTE - zero_point_of(inputs[0]), float(scale_of(inputs[0])))
+    return _look_up(table, values[0])
+
+
+def hard_swish(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
+    """x times relu6(x + 3) / 6, by a table; source: reference/hard_swish.h."""
+    x = _EVERY_BYTE - zero_point_of(inputs[0])
+    table = numerics.hard_swish(x, scale_of(inputs[0]), scale_of(output), zero_point_of(output))
+    return _look_up(table, values[0])

@@ -54,16 +54,22 @@ class Operator:
       CONV_2D            stride (h, w), padding, activation
       DEPTHWISE_CONV_2D  stride (h, w), padding, activation, depth_multiplier
       FULLY_CONNECTED    activation
-      ADD                activation
+      ADD, MUL           activation; the inputs may broadcast
       AVERAGE_POOL_2D, MAX_POOL_2D   filter (h, w), stride (h, w), padding, activation
       MEAN               keep_dims; the axes are the second input, an int32 constant
       RESHAPE            new_shape
       SOFTMAX            beta
       CONCATENATION      axis, activation
       PAD                the paddings are the second input, an int32 constant (rank, 2)
-      RELU, RELU6        none
+      STRIDED_SLICE      begin_mask, end_mask, shrink_axis_mask, one bit an axis; begin, end and strides are
+                         the further inputs, int32 constants (rank,)
+      RESIZE_NEAREST_NEIGHBOR   align_corners, half_pixel_centers; the new height and width are the second
+                         input, an int32 constant (2,)
+      LEAKY_RELU         alpha
+      RELU, RELU6, LOGISTIC, HARD_SWISH, QUANTIZE   none
     Models made elsewhere add, where it is not the default: dilation (h, w) to the convolutions, keep_dims to
-    FULLY_CONNECTED. Kinds that `export.operators` does not know have no options.
+    FULLY_CONNECTED, ellipsis_mask, new_axis_mask and offset to STRIDED_SLICE. Kinds that `export.operators`
+    does not know have no options.
     Inputs of CONV_2D, DEPTHWISE_CONV_2D and FULLY_CONNECTED: activation, weights and, if any, bias.
     """
 

@@ -145,23 +145,26 @@ def softmax_exponentials(scale: float, beta: float) -> Integers:
     below = np.arange(256)
     used = below <= furthest
     scaled = doubling_high_multiply(-np.where(used, below, 0) << shift, multiplier)
-    return np.where(used, _exponential(scaled), 0)
+    return np.where(used, _exponential(scaled, 5), 0)
 
 
-def _exponential(x: Integers) -> Integers:
-    """exp(x) in Q0.31 for x <= 0 in Q5.26: a Taylor series around -1/8, then a factor per higher bit of x."""
-    quarter = 1 << 24
+def _exponential(x: Integers, integer_bits: int) -> Integers:
+    """exp(x) in Q0.31 for x <= 0 in Q(integer_bits).
+
+    A Taylor series around -1/8, then a factor per higher bit of x.
+    """
+    quarter = 1 << (29 - integer_bits)
     offset = (x & (quarter - 1)) - quarter
-    u = (offset << 5) + (1 << 28)
+    u = (offset << integer_bits) + (1 << 28)
     square = doubling_high_multiply(u, u)
     cube, fourth = doubling_high_multiply(square, u), doubling_high_multiply(square, square)
     third = round((1 << 31) / 3)
     series = doubling_high_multiply(divide_by_power_of_two(fourth, 2) + cube, third) + square
     base = round(math.exp(-1 / 8) * (1 << 31))
     result = base + doubling_high_multiply(base, u + divide_by_power_of_two(series, 1))
-    for power in range(-2, 5):
+    for power in range(-2, integer_bits):
         factor = round(math.exp(-(2.0**power)) * (1 << 31))
-        bit_is_set = ((offset - x) >> (26 + power)) & 1 == 1
+        bit_is_set = ((offset - x) >> (31 - integer_bits + power)) & 1 == 1
         result = np.where(bit_is_set, doubling_high_multiply(result, factor), result)
     return np.where(x == 0, (1 << 31) - 1, result)
 
@@ -169,17 +172,21 @@ def _exponential(x: Integers) -> Integers:
 def reciprocal(x: Integers, integer_bits: int) -> tuple[Integers, Integers]:
     """1 / x for x > 0 in Q(integer_bits): Q0.31 mantissa, and the bits by which x exceeds one.
 
-    Three Newton steps. Source: `GetReciprocal`, kernels/internal/common.h; gemmlowp `one_over_one_plus_x`.
+    Source: `GetReciprocal`, kernels/internal/common.h.
     """
     leading_zeros = 32 - np.frexp(x.astype(np.float64))[1].astype(np.int64)
-    fraction = (x << leading_zeros) - (1 << 31)
+    return _one_over_one_plus((x << leading_zeros) - (1 << 31)), integer_bits - leading_zeros
+
+
+def _one_over_one_plus(fraction: Integers) -> Integers:
+    """1 / (1 + fraction) in Q0.31 by three Newton steps; source: gemmlowp `one_over_one_plus_x`."""
     half_denominator = (fraction + (1 << 31)) >> 1
     intercept, slope = round(48 / 17 * (1 << 29)), -round(32 / 17 * (1 << 29))
     estimate = intercept + doubling_high_multiply(half_denominator, slope)
     for _ in range(3):
         error = (1 << 29) - doubling_high_multiply(half_denominator, estimate)
         estimate = estimate + (doubling_high_multiply(estimate, error) << 2)
-    return np.minimum(estimate << 1, (1 << 31) - 1), integer_bits - leading_zeros
+    return np.minimum(estimate << 1, (1 << 31) - 1)
 
 
 def softmax(x: npt.NDArray[np.int8], scale: float, beta: float) -> npt.NDArray[np.int8]:
@@ -193,3 +200,54 @@ def softmax(x: npt.NDArray[np.int8], scale: float, beta: float) -> npt.NDArray[n
     inverse, bits_over_one = reciprocal(total, 12)
     share = divide_by_power_of_two(doubling_high_multiply(inverse, exponentials), bits_over_one + 23)
     return np.clip(share + INT8_MIN, INT8_MIN, INT8_MAX).astype(np.int8)
+
+
+def logistic(x: Integers, scale: float) -> npt.NDArray[np.int8]:
+    """1 / (1 + exp(-scale * x)) of x = byte - zero point; the output is int8 at scale 1/256, zero point -128.
+
+    scale in [2**-28, 8). Source: kernels/internal/reference/integer_ops/logistic.h; gemmlowp `logistic`.
+    """
+    multiplier, shift = quantize_multiplier(scale * (1 << 27))
+    inside = np.abs(x) < (15 << 27) >> shift
+    real = multiply_by_quantized_multiplier(np.where(inside, x, 0), multiplier, shift)
+    positive = _one_over_one_plus(_exponential(-np.abs(real), 4))
+    share = np.select([real > 0, real < 0], [positive, (1 << 31) - 1 - positive], 1 << 30)
+    share = np.where(inside, divide_by_power_of_two(share, 23), np.where(x < 0, 0, 255))
+    return np.clip(share + INT8_MIN, INT8_MIN, INT8_MAX).astype(np.int8)
+
+
+def hard_swish(
+    x: Integers, input_scale: np.float32, output_scale: np.float32, output_zero_point: int
+) -> npt.NDArray[np.int8]:
+    """x * min(max(x + 3, 0), 6) / 6 of x = byte - zero point, in 16 bits.
+
+    input_scale in [3 * 2**-24, 3 * 2**23), input_scale / output_scale in [2**-9, 2**7).
+    Source: micro/kernels/hard_swish_common.cc, kernels/internal/reference/hard_swish.h.
+    """
+    fine_scale = np.float32(input_scale) / np.float32(128)
+    multiplier, shift = _quantize_multiplier_to_16_bits(fine_scale / np.float32(output_scale))
+    gate_multiplier, gate_shift = _quantize_multiplier_to_16_bits(fine_scale / np.float32(3 / (1 << 15)))
+    fine = x << 7
+    gate = _saturate_to_16_bits(fine << max(gate_shift - 1, 0))
+    gate = _doubling_high_multiply_16_bits(gate, gate_multiplier)
+    gate = _saturate_to_16_bits(gate << 1) if gate_shift > 0 else divide_by_power_of_two(gate, -gate_shift)
+    gate = (gate + (1 << 15)) >> 1
+    product = gate * _doubling_high_multiply_16_bits(fine, multiplier)
+    towards_zero = np.sign(product) * (np.abs(product) >> 15)
+    result = divide_by_power_of_two(towards_zero, -shift) + output_zero_point
+    return np.clip(result, INT8_MIN, INT8_MAX).astype(np.int8)
+
+
+def _quantize_multiplier_to_16_bits(real: np.float32) -> tuple[int, int]:
+    """Mantissa in [2**14, 2**15) and shift with real ~ mantissa * 2**(shift - 15)."""
+    mantissa, shift = quantize_multiplier(float(real))
+    return min((mantissa + (1 << 15)) >> 16, (1 << 15) - 1), shift
+
+
+def _doubling_high_multiply_16_bits(a: Integers, b: int) -> Integers:
+    """a * b / 2**15 of two int16, halves rounded upwards."""
+    return (a * b + (1 << 14)) >> 15
+
+
+def _saturate_to_16_bits(x: Integers) -> Integers:
+    return np.clip(x, -(1 << 15), (1 << 15) - 1)

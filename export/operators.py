@@ -1,11 +1,11 @@
-"""The operators of an int8 graph: for each, its arithmetic, its TFLite options and what TFLM demands of it.
+"""The operators of an int8 graph: for each, its arithmetic, its TFLite options and what TFLM objects to.
 
 `OPERATORS` is the one table; whatever runs, writes or reads a graph looks here. To add an operator:
 1. describe its options in export/graph.py,
 2. write its arithmetic in export/arithmetic.py,
-3. say here what TFLM refuses or silently miscomputes (an objection),
+3. say in export/objections.py what TFLM refuses or silently miscomputes,
 4. add its row to `OPERATORS`,
-5. add a strategy to tests/export/test_reference.py, which compares it with the real TFLM.
+5. add a strategy to tests/export/int8_graphs.py: test_reference.py compares it with the real TFLM.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from export import arithmetic, numerics
-from export.arithmetic import Array, Options, Tensors, scale_of, zero_point_of
+from export import arithmetic, objections
+from export.arithmetic import Array, Options, Tensors, scale_of
 from export.errors import InputError
 from export.graph import Graph, Operator, Tensor
-
-Objection = Callable[[Tensors, Tensor, Options], str | None]
+from export.objections import Objection, is_int8
 
 # Codes of the schema's enumerations Padding and ActivationFunctionType.
 ENUMERATIONS: Mapping[str, Mapping[str, int]] = {
     "padding": {"SAME": 0, "VALID": 1},
     "activation": {"NONE": 0, "RELU": 1, "RELU6": 3},
 }
+_POSITIVE = ("stride", "filter", "dilation", "depth_multiplier")
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,20 @@ def check(graph: Graph) -> None:
 
     Raises InputError that names the operator, the reason and, for an unknown kind, the known ones.
     """
+    known = {name for name, tensor in graph.tensors.items() if tensor.data is not None}.union(graph.inputs)
     for index, operator in enumerate(graph.operators):
         reason = _reason_to_refuse(graph, operator)
+        unwritten = [name for name in operator.inputs if name not in known]
+        if not reason and unwritten:
+            reason = (
+                f"it reads {unwritten[0]!r}, which no operator before it writes; export it without states"
+            )
+        known.update(operator.outputs)
         if reason:
             raise InputError(f"operator {index} of {graph.name!r} ({operator.kind}): {reason}")
+    for name in graph.outputs:
+        if name not in known or graph.tensors[name].data is not None:
+            raise InputError(f"no operator of {graph.name!r} writes its output {name!r}; export it again")
 
 
 def _reason_to_refuse(graph: Graph, operator: Operator) -> str | None:
@@ -70,100 +80,17 @@ def _reason_to_refuse(graph: Graph, operator: Operator) -> str | None:
     missing = spec.options_fields.keys() - operator.options.keys() - spec.defaults.keys()
     if missing:
         return f"it lacks the option {sorted(missing)[0]!r}"
+    for option, value in operator.options.items():
+        if option in ENUMERATIONS and value not in ENUMERATIONS[option]:
+            return f"its {option} is {value}; known are {', '.join(ENUMERATIONS[option])}"
+        if option in _POSITIVE and np.min(value) < 1:
+            return f"its {option} is {value}; it must be positive"
     for tensor in (inputs[0], outputs[0]):
-        if tensor.dtype is not np.int8 or tensor.quantization is None or len(tensor.quantization.scale) != 1:
+        if not is_int8(tensor):
             return f"tensor {tensor.name!r} is not int8 with one scale; quantise the model to int8 first"
+    if "RELU6" in (operator.kind, operator.options.get("activation")) and scale_of(outputs[0]) < 2**-28:
+        return "its output's scale is below 2**-28, at which RELU6 overflows"
     return spec.objection(inputs, outputs[0], operator.options)
-
-
-def _anything(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    return None
-
-
-def _equal_quantization(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    """TFLM copies or compares the bytes of these kinds and never looks at the scales."""
-    for tensor in inputs:
-        if tensor.dtype is not np.int8 or tensor.quantization is None or _affine(tensor) != _affine(output):
-            return (
-                f"input {tensor.name!r} and output {output.name!r} differ in type, scale or zero point, "
-                "which TFLM ignores; make them equal"
-            )
-    return None
-
-
-def _reshape(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    """A second input repeats the output's shape."""
-    return _equal_quantization(inputs[:1], output, options)
-
-
-def _affine(tensor: Tensor) -> tuple[float, int]:
-    return float(scale_of(tensor)), zero_point_of(tensor)
-
-
-def _concatenation(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    if options["activation"] != "NONE" or len(inputs) > 10:
-        return "TFLM takes at most ten inputs and no fused activation"
-    if options["axis"] % len(output.shape) == 0:
-        return "it concatenates along the batch"
-    return _equal_quantization(inputs, output, options)
-
-
-def _pad(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    if len(inputs) != 2 or inputs[1].data is None or inputs[1].data.shape != (len(output.shape), 2):
-        return "its second input must be constant paddings of shape (rank, 2)"
-    if inputs[1].data[0].any():
-        return "it pads the batch"
-    return _equal_quantization(inputs[:1], output, options)
-
-
-def _mean(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    if len(inputs) != 2 or inputs[1].data is None:
-        return "its second input must be the constant axes"
-    axes = [int(axis) % len(inputs[0].shape) for axis in inputs[1].data.ravel()]
-    if 0 in axes or len(axes) > 2 or len(set(axes)) != len(axes):
-        return f"TFLM averages over one or two different axes that are not the batch, not over {axes}"
-    return None
-
-
-def _softmax(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    if _affine(output) != (1 / 256, -128):
-        return "its output must have scale 1/256 and zero point -128"
-    if float(scale_of(inputs[0])) * options["beta"] * (1 << 26) <= 1:
-        return "its input's scale times beta is below 2**-26"
-    return None
-
-
-def _add(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-    if len(inputs) != 2 or inputs[1].dtype is not np.int8 or inputs[1].quantization is None:
-        return "it must add two int8 tensors"
-    scales = float(scale_of(inputs[0])), float(scale_of(inputs[1]))
-    if 2 * max(scales) / ((1 << numerics.ADD_LEFT_SHIFT) * float(scale_of(output))) >= 1:
-        return "its output's scale is less than 2**-19 of an input's"
-    return None
-
-
-def _weights_along(channel_axis: int) -> Objection:
-    """Weighted sums need symmetric constant weights, scaled as a whole or along `channel_axis`."""
-
-    def objection(inputs: Tensors, output: Tensor, options: Options) -> str | None:
-        if len(inputs) not in (2, 3) or inputs[1].data is None or inputs[1].quantization is None:
-            return "its inputs must be an activation, constant quantised weights and, if any, a bias"
-        weights, scales = inputs[1], inputs[1].quantization
-        channels = weights.shape[channel_axis]
-        if weights.dtype is not np.int8 or scales.zero_point != 0:
-            return f"its weights {weights.name!r} are not symmetric int8"
-        if len(scales.scale) > 1 and (len(scales.scale), scales.axis) != (channels, channel_axis):
-            return f"its weights {weights.name!r} have neither one scale nor one per output channel"
-        if len(inputs) == 3 and (inputs[2].dtype is not np.int32 or inputs[2].data is None):
-            return f"its bias {inputs[2].name!r} is not constant int32"
-        if len(weights.shape) == 2:
-            return None
-        depth = channels // options["depth_multiplier"] if channel_axis == 3 else weights.shape[3]
-        if depth != inputs[0].shape[-1]:
-            return f"its weights take {depth} input channels, its input has {inputs[0].shape[-1]}"
-        return None
-
-    return objection
 
 
 _PADDING = {"stride": ("strideH", "strideW"), "padding": ("padding",)}
@@ -172,34 +99,61 @@ _POOL = {"filter": ("filterHeight", "filterWidth"), **_PADDING, **_ACTIVATION}
 _CONVOLUTION = {**_PADDING, **_ACTIVATION, "dilation": ("dilationHFactor", "dilationWFactor")}
 _DEPTHWISE = {**_CONVOLUTION, "depth_multiplier": ("depthMultiplier",)}
 _DENSE = {**_ACTIVATION, "keep_dims": ("keepNumDims",)}
+_SLICE = {
+    "begin_mask": ("beginMask",),
+    "end_mask": ("endMask",),
+    "shrink_axis_mask": ("shrinkAxisMask",),
+    "ellipsis_mask": ("ellipsisMask",),
+    "new_axis_mask": ("newAxisMask",),
+    "offset": ("offset",),
+}
+_RESIZE = {"align_corners": ("alignCorners",), "half_pixel_centers": ("halfPixelCenters",)}
 _JOIN = {"axis": ("axis",), **_ACTIVATION}
 _NOT_DILATED: Options = {"dilation": (1, 1)}
 _FLAT: Options = {"keep_dims": False}
+_PLAIN_SLICE: Options = {"ellipsis_mask": 0, "new_axis_mask": 0, "offset": False}
 
 # fmt: off
 OPERATORS: Mapping[str, OperatorSpec] = {
     "CONV_2D": OperatorSpec(
-        "AddConv2D", 3, arithmetic.conv_2d, _weights_along(0), "Conv2DOptions", _CONVOLUTION, _NOT_DILATED),
+        "AddConv2D", 3, arithmetic.conv_2d, objections.conv_2d, "Conv2DOptions", _CONVOLUTION, _NOT_DILATED),
     "DEPTHWISE_CONV_2D": OperatorSpec(
-        "AddDepthwiseConv2D", 3, arithmetic.depthwise_conv_2d, _weights_along(3),
+        "AddDepthwiseConv2D", 3, arithmetic.depthwise_conv_2d, objections.depthwise_conv_2d,
         "DepthwiseConv2DOptions", _DEPTHWISE, _NOT_DILATED),
     "FULLY_CONNECTED": OperatorSpec(
-        "AddFullyConnected", 4, arithmetic.fully_connected, _weights_along(0),
+        "AddFullyConnected", 4, arithmetic.fully_connected, objections.fully_connected,
         "FullyConnectedOptions", _DENSE, _FLAT),
-    "ADD": OperatorSpec("AddAdd", 2, arithmetic.add, _add, "AddOptions", _ACTIVATION),
+    "ADD": OperatorSpec("AddAdd", 2, arithmetic.add, objections.add, "AddOptions", _ACTIVATION),
+    "MUL": OperatorSpec("AddMul", 3, arithmetic.mul, objections.mul, "MulOptions", _ACTIVATION),
     "AVERAGE_POOL_2D": OperatorSpec(
-        "AddAveragePool2D", 2, arithmetic.average_pool_2d, _equal_quantization, "Pool2DOptions", _POOL),
+        "AddAveragePool2D", 2, arithmetic.average_pool_2d, objections.pool, "Pool2DOptions", _POOL),
     "MAX_POOL_2D": OperatorSpec(
-        "AddMaxPool2D", 2, arithmetic.max_pool_2d, _equal_quantization, "Pool2DOptions", _POOL),
+        "AddMaxPool2D", 2, arithmetic.max_pool_2d, objections.pool, "Pool2DOptions", _POOL),
     "MEAN": OperatorSpec(
-        "AddMean", 2, arithmetic.mean, _mean, "ReducerOptions", {"keep_dims": ("keepDims",)}),
+        "AddMean", 2, arithmetic.mean, objections.mean, "ReducerOptions", {"keep_dims": ("keepDims",)}),
     "RESHAPE": OperatorSpec(
-        "AddReshape", 1, arithmetic.reshape, _reshape, "ReshapeOptions", {"new_shape": ("newShape",)}),
+        "AddReshape", 1, arithmetic.reshape, objections.reshape,
+        "ReshapeOptions", {"new_shape": ("newShape",)}),
     "SOFTMAX": OperatorSpec(
-        "AddSoftmax", 2, arithmetic.softmax, _softmax, "SoftmaxOptions", {"beta": ("beta",)}),
+        "AddSoftmax", 2, arithmetic.softmax, objections.softmax, "SoftmaxOptions", {"beta": ("beta",)}),
     "CONCATENATION": OperatorSpec(
-        "AddConcatenation", 2, arithmetic.concatenation, _concatenation, "ConcatenationOptions", _JOIN),
-    "PAD": OperatorSpec("AddPad", 2, arithmetic.pad, _pad, "PadOptions"),
-    "RELU": OperatorSpec("AddRelu", 2, arithmetic.relu, _anything),
-    "RELU6": OperatorSpec("AddRelu6", 2, arithmetic.relu6, _equal_quantization),
+        "AddConcatenation", 2, arithmetic.concatenation, objections.concatenation,
+        "ConcatenationOptions", _JOIN),
+    "PAD": OperatorSpec("AddPad", 2, arithmetic.pad, objections.pad, "PadOptions"),
+    "STRIDED_SLICE": OperatorSpec(
+        "AddStridedSlice", 2, arithmetic.strided_slice, objections.strided_slice,
+        "StridedSliceOptions", _SLICE, _PLAIN_SLICE),
+    "RESIZE_NEAREST_NEIGHBOR": OperatorSpec(
+        "AddResizeNearestNeighbor", 3, arithmetic.resize_nearest_neighbor, objections.resize_nearest_neighbor,
+        "ResizeNearestNeighborOptions", _RESIZE),
+    "QUANTIZE": OperatorSpec(
+        "AddQuantize", 2, arithmetic.quantize, objections.requantized, "QuantizeOptions"),
+    "RELU": OperatorSpec("AddRelu", 2, arithmetic.relu, objections.requantized),
+    "RELU6": OperatorSpec("AddRelu6", 2, arithmetic.relu6, objections.relu6),
+    "LEAKY_RELU": OperatorSpec(
+        "AddLeakyRelu", 2, arithmetic.leaky_relu, objections.leaky_relu,
+        "LeakyReluOptions", {"alpha": ("alpha",)}),
+    "LOGISTIC": OperatorSpec("AddLogistic", 2, arithmetic.logistic, objections.logistic),
+    "HARD_SWISH": OperatorSpec(
+        "AddHardSwish", 1, arithmetic.hard_swish, objections.hard_swish, "HardSwishOptions"),
 }

@@ -30,12 +30,7 @@ def run_all(graph: Graph, inputs: npt.NDArray[np.int8]) -> dict[str, npt.NDArray
         output = graph.tensors[operator.outputs[0]]
         arguments = [values[tensor.name] if tensor.data is None else tensor.data for tensor in tensors]
         result = OPERATORS[operator.kind].compute(tensors, output, operator.options, arguments)
-        if result.shape[1:] != output.shape[1:]:
-            raise InputError(
-                f"{operator.kind} makes shape {result.shape[1:]} per image where tensor {output.name!r} of "
-                f"{graph.name!r} says {output.shape[1:]}; correct the graph"
-            )
-        values[output.name] = result
+        values[output.name] = np.broadcast_to(result, (len(inputs), *result.shape[1:]))
     return values
 
 

@@ -1,6 +1,7 @@
 """Random int8 graphs: for each kind of operator a hypothesis strategy, and one small net with many kinds."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,11 @@ def any_activation(draw: Draw, name: str, shape: tuple[int, ...]) -> Tensor:
 
 def image(draw: Draw) -> Tensor:
     return any_activation(draw, "x", (1, draw(sizes), draw(sizes), draw(channels)))
+
+
+def constant(draw: Draw, name: str, shape: tuple[int, ...]) -> Tensor:
+    data = np.random.default_rng(draw(seeds)).integers(-128, 128, shape).astype(np.int8)
+    return replace(any_activation(draw, name, shape), data=data)
 
 
 def like(x: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
@@ -104,28 +110,56 @@ def convolution(draw: Draw, kind: str) -> Graph:
 
 
 def fully_connected(draw: Draw, kind: str) -> Graph:
+    """All of the input at once, or each of its rows of channels."""
     x = draw(st.sampled_from([image(draw), any_activation(draw, "x", (1, draw(st.integers(1, 300))))]))
-    count = draw(channels)
-    constants = weights_and_bias(draw, x, (count, int(np.prod(x.shape))), 0)
-    return one_operator(
-        kind, x, any_activation(draw, "y", (1, count)), constants, activation=draw(activations)
-    )
-
-
-def add(draw: Draw, kind: str) -> Graph:
-    """The second term is the first at another scale (through RELU), or a constant that may be broadcast."""
-    x = image(draw)
-    y = any_activation(draw, "y", x.shape)
-    options = {"activation": draw(activations)}
+    count, options = draw(channels), {"activation": draw(activations)}
+    shape, depth = (1, count), int(np.prod(x.shape))
     if draw(st.booleans()):
-        shape = draw(st.sampled_from([x.shape, (1, 1, 1, x.shape[3])]))
-        term = any_activation(draw, "term", shape)
-        data = np.random.default_rng(draw(seeds)).integers(-128, 128, shape).astype(np.int8)
-        constant = Tensor("term", shape, np.int8, term.quantization, data)
-        return one_operator(kind, x, y, [constant], **options)
-    other = any_activation(draw, "other", x.shape)
-    relu = Operator("RELU", ("x",), ("other",))
-    return graph([x, other, y], relu, Operator(kind, ("other", "x"), ("y",), options))
+        options["keep_dims"] = True
+        shape, depth = (*x.shape[:-1], count), x.shape[-1]
+    constants = weights_and_bias(draw, x, (count, depth), 0)
+    return one_operator(kind, x, any_activation(draw, "y", shape), constants, **options)
+
+
+def mean_of(draw: Draw, x: Tensor, name: str, axes: tuple[int, ...], keep_dims: bool) -> tuple:
+    """The mean of x with its own scale, the axes as a constant, and the operator."""
+    shape = np.zeros(x.shape).mean(axis=axes, keepdims=keep_dims).shape
+    along = integers(f"{name} axes", axes)
+    operator = Operator("MEAN", (x.name, along.name), (name,), {"keep_dims": keep_dims})
+    return any_activation(draw, name, shape), along, operator
+
+
+def binary(draw: Draw, kind: str) -> Graph:
+    """x and a constant, x at another scale or a mean of x, or two means, in any order; most broadcast."""
+    x = image(draw)
+    _, height, width, depth = x.shape
+    how = draw(st.sampled_from(["constant", "rescaled", "squeezed", "crossed"]))
+    if how == "constant" and draw(st.booleans()):
+        x = like(x, "x", (1, 2, *x.shape[1:]))
+    tensors, before = [x], []
+    if how == "constant":
+        shapes = [x.shape, (1, 1, 1, depth), (1, depth), (depth,), (width, depth), (height, 1, 1), (1,), ()]
+        operands = [x, constant(draw, "constant", draw(st.sampled_from(shapes)))]
+        tensors += operands[1:]
+    elif how == "rescaled":
+        operands = [x, any_activation(draw, "other", x.shape)]
+        tensors += operands[1:]
+        before.append(Operator("RELU", ("x",), ("other",)))
+    else:
+        squeezed = st.sampled_from(
+            [((1, 2), True), ((1, 2), False), ((1,), False), ((3,), True), ((2, 3), True)]
+        )
+        means = [((1,), True), ((2, 3), True)] if how == "crossed" else [draw(squeezed)]
+        operands = [] if how == "crossed" else [x]
+        for axes, keep_dims in means:
+            mean, along, operator = mean_of(draw, x, f"mean {axes}", axes, keep_dims)
+            operands.append(mean)
+            tensors += [mean, along]
+            before.append(operator)
+    names = draw(st.permutations([tensor.name for tensor in operands]))
+    y = any_activation(draw, "y", np.broadcast_shapes(*(tensor.shape for tensor in operands)))
+    last = Operator(kind, tuple(names), ("y",), {"activation": draw(activations)})
+    return graph([*tensors, y], *before, last)
 
 
 def pool(draw: Draw, kind: str) -> Graph:
@@ -139,10 +173,8 @@ def pool(draw: Draw, kind: str) -> Graph:
 def mean(draw: Draw, kind: str) -> Graph:
     x = image(draw)
     axes = draw(st.sampled_from([(1, 2), (2, 1), (1,), (3,), (2, 3), (-2, 1)]))
-    keep_dims = draw(st.booleans())
-    shape = np.zeros(x.shape).mean(axis=axes, keepdims=keep_dims).shape
-    y = any_activation(draw, "y", shape)
-    return one_operator(kind, x, y, [integers("axes", axes)], keep_dims=keep_dims)
+    y, along, operator = mean_of(draw, x, "y", axes, draw(st.booleans()))
+    return graph([x, along, y], operator)
 
 
 def reshape(draw: Draw, kind: str) -> Graph:
@@ -160,13 +192,12 @@ def softmax(draw: Draw, kind: str) -> Graph:
 def concatenation(draw: Draw, kind: str) -> Graph:
     x = image(draw)
     axis = draw(st.sampled_from([1, 2, 3, -1]))
-    data = np.random.default_rng(draw(seeds)).integers(-128, 128, x.shape).astype(np.int8)
-    constant = Tensor("constant", x.shape, np.int8, x.quantization, data)
+    side = replace(constant(draw, "constant", x.shape), quantization=x.quantization)
     names = draw(st.sampled_from([("x", "x"), ("x", "constant"), ("constant", "x", "x")]))
     shape = list(x.shape)
     shape[axis] *= len(names)
     y = like(x, "y", tuple(shape))
-    return graph([x, constant, y], Operator(kind, names, ("y",), {"axis": axis, "activation": "NONE"}))
+    return graph([x, side, y], Operator(kind, names, ("y",), {"axis": axis, "activation": "NONE"}))
 
 
 def pad(draw: Draw, kind: str) -> Graph:
@@ -176,17 +207,71 @@ def pad(draw: Draw, kind: str) -> Graph:
     return one_operator(kind, x, y, [integers("paddings", amounts)])
 
 
-def relu(draw: Draw, kind: str) -> Graph:
+def strided_slice(draw: Draw, kind: str) -> Graph:
+    """Begin and end count from either side, lie beyond it or are masked."""
     x = image(draw)
-    y = any_activation(draw, "y", x.shape) if kind == "RELU" else like(x, "y", x.shape)
-    return one_operator(kind, x, y, [])
+    begin, end, strides, shape = [], [], [], []
+    masks = {"begin_mask": 0, "end_mask": 0, "shrink_axis_mask": 0}
+    for axis, size in enumerate(x.shape):
+        start = draw(st.integers(0, size - 1))
+        stop = draw(st.integers(start + 1, size))
+        stride = draw(st.integers(1, 3))
+        shrinks = axis > 0 and draw(st.integers(0, 3)) == 0
+        starts, stops = [start, start - size], [stop]
+        if start == 0:
+            starts.append(-size - 3)
+        stops.append(size + 5 if stop == size else stop - size)
+        begin.append(draw(st.sampled_from(starts)))
+        end.append(draw(st.sampled_from(stops)))
+        if start == 0 and draw(st.booleans()):
+            masks["begin_mask"] |= 1 << axis
+            begin[axis] = draw(st.integers(-9, 9))
+        if stop == size and draw(st.booleans()):
+            masks["end_mask"] |= 1 << axis
+            end[axis] = draw(st.integers(-9, 9))
+        if shrinks:
+            masks["shrink_axis_mask"] |= 1 << axis
+            end[axis] = draw(st.integers(-9, 9))
+        else:
+            shape.append(len(range(start, stop, stride)))
+        strides.append(stride)
+    constants = [integers("begin", begin), integers("end", end), integers("strides", strides)]
+    return one_operator(kind, x, like(x, "y", tuple(shape)), constants, **masks)
 
 
+def resize(draw: Draw, kind: str) -> Graph:
+    x = image(draw)
+    size = (draw(st.integers(1, 20)), draw(st.integers(1, 20)))
+    y = like(x, "y", (1, *size, x.shape[3]))
+    options = {"align_corners": draw(st.booleans()), "half_pixel_centers": draw(st.booleans())}
+    return one_operator(kind, x, y, [integers("size", size)], **options)
+
+
+def by_table(draw: Draw, kind: str, shape: tuple[int, ...] | None = None) -> Graph:
+    """Operators that treat each byte alone; of the given shape, or of any."""
+    x = any_activation(draw, "x", shape) if shape else image(draw)
+    y, options = any_activation(draw, "y", x.shape), {}
+    if kind == "RELU6":
+        y = like(x, "y", x.shape)
+    elif kind == "LEAKY_RELU":
+        options["alpha"] = float(np.float32(draw(st.floats(0, 1))))
+    elif kind == "LOGISTIC":
+        x = activation("x", x.shape, 2.0 ** draw(st.floats(-28, 2.99)), draw(zero_points))
+        y = activation("y", x.shape, 1 / 256, -128)
+    elif kind == "HARD_SWISH":
+        x = activation("x", x.shape, 2.0 ** draw(st.floats(-22, 20)), draw(zero_points))
+        ratio = 2.0 ** draw(st.floats(-8.99, 6.99))
+        y = activation("y", x.shape, float(x.quantization.scale[0]) / ratio, draw(zero_points))
+    return one_operator(kind, x, y, [], **options)
+
+
+BY_TABLE = ("QUANTIZE", "RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "HARD_SWISH")
 BUILDERS: dict[str, Callable[[Draw, str], Graph]] = {
     "CONV_2D": convolution,
     "DEPTHWISE_CONV_2D": convolution,
     "FULLY_CONNECTED": fully_connected,
-    "ADD": add,
+    "ADD": binary,
+    "MUL": binary,
     "AVERAGE_POOL_2D": pool,
     "MAX_POOL_2D": pool,
     "MEAN": mean,
@@ -194,8 +279,9 @@ BUILDERS: dict[str, Callable[[Draw, str], Graph]] = {
     "SOFTMAX": softmax,
     "CONCATENATION": concatenation,
     "PAD": pad,
-    "RELU": relu,
-    "RELU6": relu,
+    "STRIDED_SLICE": strided_slice,
+    "RESIZE_NEAREST_NEIGHBOR": resize,
+    **dict.fromkeys(BY_TABLE, by_table),
 }
 
 

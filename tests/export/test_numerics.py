@@ -132,3 +132,22 @@ def test_softmax_is_within_one_step_of_the_real_one(row, scale, beta):
     powers = np.exp(beta * scale * (x.astype(float) - x.max()))
     expected = np.minimum(powers / powers.sum() * 256 - 128, 127)
     assert np.abs(numerics.softmax(x, scale, beta) - expected).max() <= 1
+
+
+@PROPERTY
+@given(scale=st.floats(2**-6, 1))
+def test_logistic_is_within_a_step_of_the_real_sigmoid(scale):
+    x = np.arange(-255, 256)
+    real = np.clip(np.rint(256 / (1 + np.exp(-scale * x))) - 128, -128, 127)
+    assert np.abs(numerics.logistic(x, scale) - real).max() <= 1
+
+
+@PROPERTY
+@given(scale=st.floats(2**-6, 2**-3), zero_point=st.integers(-128, 127))
+def test_hard_swish_is_within_a_step_of_the_real_one(scale, zero_point):
+    x = np.arange(-255, 256)
+    real = x * np.clip(scale * x + 3, 0, 6) / 6
+    expected = np.clip(np.rint(real) + zero_point, -128, 127)
+    assert (
+        np.abs(numerics.hard_swish(x, np.float32(scale), np.float32(scale), zero_point) - expected).max() <= 1
+    )

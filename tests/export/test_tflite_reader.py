@@ -1,6 +1,7 @@
 """Reading: a round trip, files of others, and one clear line for everything that is no int8 TFLite file."""
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import flatbuffers
@@ -12,6 +13,7 @@ from int8_graphs import BUILDERS, graphs, random_inputs, seeds, small_net
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
 from export.errors import InputError
+from export.operators import check
 from export.reference import run
 from export.tflite_reader import read_tflite
 from export.tflite_writer import write_tflite
@@ -97,10 +99,33 @@ def test_noise_with_the_right_identifier_is_refused_or_read(noise):
     read_or_refuse(noise[:4] + b"TFL3" + noise[4:])
 
 
+@pytest.mark.parametrize("kind", BUILDERS)
+@settings(max_examples=60, deadline=timedelta(seconds=5), derandomize=True)
+@given(data=st.data())
+def test_damaged_operators_are_refused_or_read(kind, data):
+    """Bytes changed, cut off or copied to another place."""
+    whole = write_tflite(data.draw(graphs(kind)), strip=False)
+    places = st.integers(8, len(whole) - 1)
+    damaged = bytearray(whole)
+    for position in data.draw(st.lists(places, max_size=4)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    begin, end, target = data.draw(st.tuples(places, places, places))
+    how = data.draw(st.sampled_from(["flip", "truncate", "insert", "overwrite", "delete"]))
+    if how == "truncate":
+        del damaged[end:]
+    elif how == "insert":
+        damaged[target:target] = whole[begin:end]
+    elif how == "overwrite":
+        damaged[target : target + end - begin] = whole[begin:end]
+    elif how == "delete":
+        del damaged[begin:end]
+    read_or_refuse(bytes(damaged))
+
+
 def read_or_refuse(data: bytes) -> None:
     """Damage may hit a weight and go unseen; otherwise it is one InputError of one line."""
     try:
-        read_tflite(data)
+        check(read_tflite(data))
     except InputError as error:
         assert "\n" not in str(error)
 
