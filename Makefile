@@ -4,13 +4,14 @@
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
 VENV := .venv
 INSTALLED := $(VENV)/.installed
+TOOLS := gcc:gcc g++:g++ arm-none-eabi-gcc:gcc-arm-none-eabi qemu-system-arm:qemu-system-arm
 
-.PHONY: demo test lint setup compilers package clean
+.PHONY: demo test lint setup tools package clean
 
-demo: setup
+demo: setup tools
 	$(VENV)/bin/microstill run recipes/digits.toml
 
-test: setup compilers lint
+test: setup tools lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --dist loadfile
 
 lint: setup
@@ -28,14 +29,18 @@ $(INSTALLED): pyproject.toml
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@
 
-compilers:
-	@for tool in gcc g++; do command -v $$tool >/dev/null \
-		|| $(MAKE) --no-print-directory package PACKAGE=$$tool || exit 5; done
+tools:
+	@missing=; for tool in $(TOOLS); do \
+		command -v $${tool%:*} >/dev/null || missing="$$missing $${tool#*:}"; done; \
+	[ -e "$$(arm-none-eabi-gcc -print-file-name=libc.a 2>/dev/null)" ] \
+		|| missing="$$missing libnewlib-arm-none-eabi"; \
+	[ -z "$$missing" ] || $(MAKE) --no-print-directory package PACKAGE="$${missing# }"
 
 package:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(PACKAGE); \
-	else echo "$(PACKAGE) is missing; install it: sudo apt-get install $(PACKAGE)"; exit 5; fi
+		apt-get update -qq \
+			&& DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(PACKAGE); \
+	else echo "missing: $(PACKAGE); install with: sudo apt-get install $(PACKAGE)"; exit 5; fi
 
 clean:
 	rm -rf runs build
