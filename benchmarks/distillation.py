@@ -15,6 +15,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,29 @@ PAGE, PLOT = HERE.parent / "docs" / "distillation.md", HERE.parent / "docs" / "d
 BEGIN, END = "<!-- results: written by benchmarks/distillation.py -->", "<!-- end of results -->"
 TFLM_IMAGES = 1000
 
+
+@dataclass(frozen=True)
+class Student:
+    """What a student is trained with in every row; chosen on the validation split at another seed.
+
+    learning_rate: the best of 0.1 and 0.2 for the student alone. kd_weight: of soft cross-entropy at T = 4,
+    whose T^2 = 16 makes a small number of it; the labels beside it weigh a ninth.
+    """
+
+    learning_rate: float
+    kd_weight: float
+    further: tuple[str, ...] = ()
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        return (*self.further, f"distil.learning_rate={self.learning_rate}")
+
+
 # Stem at half resolution: a third of the table's cost at 32x32, final map 4x4.
-STUDENTS: dict[str, tuple[str, ...]] = {
-    "resnet8": (),
-    "mobilenet-v2-tiny": ("student.strides=[2,1,2,2,1]",),
+STUDENTS = {
+    "resnet8": Student(0.2, 0.225),
+    "mobilenet-v2-tiny": Student(0.1, 0.07, ("student.strides=[2,1,2,2,1]",)),
 }
-KD = '{name="soft_cross_entropy", weight=0.225, temperature=4}'
-LABELS_BESIDE_KD = 0.025
 TEACHER = ('teacher.model="resnet20"', 'teacher.weights="teachers/resnet20-12fca82f.th"')
 TWO_TEACHERS = (
     'teacher.members=[{model="resnet20", weights="teachers/resnet20-12fca82f.th"},'
@@ -58,67 +75,81 @@ def mix(*terms: str, label: object = 1.0, teacher: tuple[str, ...] = TEACHER) ->
     return (*teacher, f"distil.objectives=[{', '.join(terms)}]", f"distil.label_weight={label}")
 
 
-def kd_and(*terms: str, teacher: tuple[str, ...] = TEACHER) -> tuple[str, ...]:
-    return mix(KD, *terms, label=LABELS_BESIDE_KD, teacher=teacher)
-
-
 def scheme(name: str, more: str = "") -> str:
     return f'distil.scheme={{name="{name}"{more}}}'
 
 
-# Row -> (what it is, overrides of the recipe). Weights are such that an objective's gradient is about as long
-# as the label loss's, after sixty steps on labels and for both students together; T^2 = 16 makes KD's 0.225.
-ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "alone": ("student alone", ()),
-    "kd": ("KD: soft cross-entropy, T = 4", kd_and()),
-    "kd_ensemble": ("KD from two teachers", kd_and(teacher=TWO_TEACHERS)),
-    "logits_l2": ("L2 on logits", mix(term("logits_l2", 0.01), label=0.1)),
-    "probabilities_l2": ("L2 on probabilities", mix(term("probabilities_l2", 3.5))),
-    "fitnet": (
-        "FitNet: hint for two epochs, then KD, T = 3",
-        mix(
-            term("hint", "[[0.25, 2.5], [0.25, 0]]"),
-            term("soft_cross_entropy", "[[0.25, 0], [0.25, 0.4], [1, 0.1]]", ", temperature=3"),
-            label="[[0.25, 0], [0.25, 0.1]]",
+def rows(kd_weight: float) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Row -> (what it is, overrides of the recipe).
+
+    Weights are such that an objective's gradient is about as long as the label loss's, after sixty steps on
+    labels and for both students together; KD's is the student's own.
+    """
+
+    def kd_and(*terms: str, teacher: tuple[str, ...] = TEACHER) -> tuple[str, ...]:
+        kd = term("soft_cross_entropy", kd_weight, ", temperature=4")
+        return mix(kd, *terms, label=round(kd_weight / 9, 4), teacher=teacher)
+
+    fitnet = round(kd_weight * 4 / 9, 3)
+    return {
+        "alone": ("student alone", ()),
+        "kd": ("KD: soft cross-entropy, T = 4", kd_and()),
+        "kd_ensemble": ("KD from two teachers", kd_and(teacher=TWO_TEACHERS)),
+        "logits_l2": ("L2 on logits", mix(term("logits_l2", 0.01), label=0.1)),
+        "probabilities_l2": ("L2 on probabilities", mix(term("probabilities_l2", 3.5))),
+        "fitnet": (
+            "FitNet: hint for two epochs, then KD, T = 3",
+            mix(
+                term("hint", "[[0.25, 2.5], [0.25, 0]]"),
+                term(
+                    "soft_cross_entropy",
+                    f"[[0.25, 0], [0.25, {4 * fitnet}], [1, {fitnet}]]",
+                    ", temperature=3",
+                ),
+                label=f"[[0.25, 0], [0.25, {fitnet}]]",
+            ),
         ),
-    ),
-    "hint": ("hint", mix(term("hint", 2.5))),
-    "weight_l2": ("L2 on weights", mix(term("weight_l2", 3))),
-    "nst": ("NST, polynomial kernel", mix(term("nst", 10))),
-    "attention": ("activation attention", mix(term("attention", 40))),
-    "activation_boundaries": ("activation boundaries", mix(term("activation_boundaries", 2.5))),
-    "fsp": ("FSP", mix(term("fsp", 0.5))),
-    "rkd_distance": ("RKD, distance", mix(term("rkd_distance", 4))),
-    "rkd_angle": ("RKD, angle", mix(term("rkd_angle", 10))),
-    "own_teacher": ("Be Your Own Teacher", (scheme("own_teacher"),)),
-    "one": ("ONE, two further branches", (scheme("one"),)),
-    "mutual": ("deep mutual learning with resnet8", (scheme("mutual", f", peers={SAME}"),)),
-    "mutual_other": (
-        "deep mutual learning with mobilenet-v2-tiny",
-        (scheme("mutual", f", peers={OTHER}"),),
-    ),
-    "born_again": ("Born-Again, one generation", (scheme("born_again", ", generations=1"),)),
-    "born_again_ensemble": (
-        "Born-Again, taught by two generations together",
-        (scheme("born_again", ", generations=1, ensemble=true"),),
-    ),
-    "kd_hint": ("KD + hint", kd_and(term("hint", 2.5))),
-    "kd_attention": ("KD + activation attention", kd_and(term("attention", 40))),
-    "kd_boundaries": ("KD + activation boundaries", kd_and(term("activation_boundaries", 2.5))),
-    "kd_own_teacher": ("KD + Be Your Own Teacher", (*kd_and(), scheme("own_teacher"))),
-    "gradient_attention": ("gradient attention", mix(term("gradient_attention", 2))),
-    "minimal_l2": ("min-l2", mix(term("minimal_l2", 0.5))),
-    "symmetry_norm": ("symmetry norm", mix(term("symmetry_norm", 1.5))),
-    "netaug": ("NetAug", ("distil.netaug={}",)),
-    "netaug_kd": ("NetAug + KD", (*kd_and(), "distil.netaug={}")),
-}
+        "hint": ("hint", mix(term("hint", 2.5))),
+        "weight_l2": ("L2 on weights", mix(term("weight_l2", 3))),
+        "nst": ("NST, polynomial kernel", mix(term("nst", 10))),
+        "attention": ("activation attention", mix(term("attention", 40))),
+        "activation_boundaries": ("activation boundaries", mix(term("activation_boundaries", 2.5))),
+        "fsp": ("FSP", mix(term("fsp", 0.5))),
+        "rkd_distance": ("RKD, distance", mix(term("rkd_distance", 4))),
+        "rkd_angle": ("RKD, angle", mix(term("rkd_angle", 10))),
+        "own_teacher": ("Be Your Own Teacher", (scheme("own_teacher"),)),
+        "one": ("ONE, two further branches", (scheme("one"),)),
+        "mutual": ("deep mutual learning with resnet8", (scheme("mutual", f", peers={SAME}"),)),
+        "mutual_other": (
+            "deep mutual learning with mobilenet-v2-tiny",
+            (scheme("mutual", f", peers={OTHER}"),),
+        ),
+        "born_again": ("Born-Again, one generation", (scheme("born_again", ", generations=1"),)),
+        "born_again_ensemble": (
+            "Born-Again, taught by two generations together",
+            (scheme("born_again", ", generations=1, ensemble=true"),),
+        ),
+        "kd_hint": ("KD + hint", kd_and(term("hint", 2.5))),
+        "kd_attention": ("KD + activation attention", kd_and(term("attention", 40))),
+        "kd_boundaries": ("KD + activation boundaries", kd_and(term("activation_boundaries", 2.5))),
+        "kd_own_teacher": ("KD + Be Your Own Teacher", (*kd_and(), scheme("own_teacher"))),
+        "gradient_attention": ("gradient attention", mix(term("gradient_attention", 2))),
+        "minimal_l2": ("min-l2", mix(term("minimal_l2", 0.5))),
+        "symmetry_norm": ("symmetry norm", mix(term("symmetry_norm", 1.5))),
+        "netaug": ("NetAug", ("distil.netaug={}",)),
+        "netaug_kd": ("NetAug + KD", (*kd_and(), "distil.netaug={}")),
+    }
+
+
+ROWS = {student: rows(settings.kd_weight) for student, settings in STUDENTS.items()}
+TITLES = {row: title for row, (title, _) in ROWS["resnet8"].items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with cifar10 and teachers")
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=TITLES, default=list(TITLES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument(
         "--out", type=Path, default=Path("runs/distillation"), help="where artifacts are kept"
@@ -138,7 +169,7 @@ def main() -> None:
 
 def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
     """Train, quantise and judge one row; append it to the results."""
-    say(f"== {wanted['student']}, {ROWS[wanted['row']][0]}, seed {wanted['seed']}")
+    say(f"== {wanted['student']}, {TITLES[wanted['row']]}, seed {wanted['seed']}")
     changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}")
     run = open_run(RECIPE, changes, data=data, out=out, download=False)
     start = time.monotonic()
@@ -167,7 +198,7 @@ def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
 
 def overrides(student: str, row: str) -> list[str]:
     """Return what a row changes in the recipe."""
-    return [f'student.model="{student}"', *STUDENTS[student], *ROWS[row][1]]
+    return [f'student.model="{student}"', *STUDENTS[student].overrides, *ROWS[student][row][1]]
 
 
 def read_results() -> list[dict[str, Any]]:
@@ -203,7 +234,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> str:
     runs = by_row(results)
     header = "| row |" + "".join(f" {student}: float | int8 on TFLM | gain |" for student in STUDENTS)
     lines = [header, "|---|" + "---|" * (3 * len(STUDENTS))]
-    for row, (title, _) in ROWS.items():
+    for row, title in TITLES.items():
         cells = [cell for student in STUDENTS for cell in row_cells(runs, student, row)]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -231,7 +262,7 @@ def spread(runs: Sequence[dict[str, Any]], field: str) -> str:
 def plot(results: Sequence[dict[str, Any]]) -> None:
     """Draw every run's gain over the mean of the student alone, one line a row."""
     runs = by_row(results)
-    shown = [row for row in ROWS if row != "alone" and any(runs[student, row] for student in STUDENTS)]
+    shown = [row for row in TITLES if row != "alone" and any(runs[student, row] for student in STUDENTS)]
     figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(shown)), layout="constrained")
     for index, student in enumerate(STUDENTS):
         if not runs[student, "alone"]:
@@ -244,7 +275,7 @@ def plot(results: Sequence[dict[str, Any]]) -> None:
         ]
         axes.scatter(*zip(*points, strict=True), s=18, label=f"{student} (alone: {base:.1f} %)")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [ROWS[row][0] for row in shown])
+    axes.set_yticks(range(len(shown)), [TITLES[row] for row in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
     axes.set_xlabel("top-1 on CIFAR-10's test set, points above the student alone; one point a seed")
     axes.grid(axis="x", alpha=0.3)
