@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from export.engine.calls import Call, calls_of
+from export.engine.constant_channels import drop_constant_channels
 from export.engine.planner import Block, Overlap, Plan, plan
 from export.graph import Graph, Operator
 
@@ -41,16 +42,18 @@ class Program:
     plan: Plan
 
 
-def make_program(graph: Graph) -> Program:
+def make_program(graph: Graph, scratch_bytes: int = SCRATCH_BYTES) -> Program:
     """Lay out a graph that `export.operators.check` accepts.
 
-    Scratch memory that only saves time grows into what the most demanding step leaves free.
+    scratch_bytes: of scratch memory that only saves time, where it makes the buffer larger; beyond that it
+    grows into what the most demanding step leaves free.
     Raises InputError for an operator that the engine does not have.
     """
-    small = _lay_out(graph, [SCRATCH_BYTES] * len(graph.operators))
+    graph = drop_constant_channels(graph)
+    small = _lay_out(graph, [scratch_bytes] * len(graph.operators))
     needed = [max((call.scratch_bytes for call in step.calls), default=0) for step in small.steps]
     free = (small.plan.bytes - used for used in small.plan.steps)
-    limits = [max(spare + scratch, SCRATCH_BYTES) for spare, scratch in zip(free, needed, strict=False)]
+    limits = [max(spare + scratch, scratch_bytes) for spare, scratch in zip(free, needed, strict=False)]
     large = _lay_out(graph, limits)
     return large if large.plan.bytes <= small.plan.bytes else small
 
