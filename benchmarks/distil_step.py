@@ -31,7 +31,11 @@ CLASSES, RESOLUTION, BATCH, IMAGES = 10, 32, 128, 2560
 AUGMENTATION = Augmentation(flip=True, shift=4, views=1)
 EPOCH = Epoch(0, 1, torch.Generator())
 KD = ("soft_cross_entropy", 0.9, {})
-FEATURES = ("hint", "nst", "attention", "activation_boundaries", "fsp", "rkd_distance", "rkd_angle")
+FEATURES = {
+    **{name: (name, 1.0, {}) for name in ("hint", "nst", "attention", "activation_boundaries", "fsp")},
+    "nst, Gaussian kernel": ("nst", 1.0, {"kernel": "gaussian"}),
+    **{name: (name, 1.0, {}) for name in ("rkd_distance", "rkd_angle")},
+}
 
 
 def milliseconds(action: Callable[[], object]) -> float:
@@ -103,7 +107,7 @@ def main() -> None:
             "student step, no teacher": learning(),
             "teacher forward": forward,
             "KD": learning(KD),
-            **{f"KD + {name}": learning(KD, (name, 1.0, {})) for name in FEATURES},
+            **{f"KD + {name}": learning(KD, term) for name, term in FEATURES.items()},
             "KD, stored outputs": stepping(stored_student, stored, batches),
         }
         times = {name: [] for name in actions}

@@ -111,7 +111,7 @@ def rows(kd_weight: float) -> dict[str, tuple[str, tuple[str, ...]]]:
         ),
         "hint": ("hint", mix(term("hint", 2.5))),
         "weight_l2": ("L2 on weights", mix(term("weight_l2", 3))),
-        "nst": ("NST, polynomial kernel", mix(term("nst", 10))),
+        "nst": ("NST, polynomial kernel", mix(term("nst", 2))),
         "attention": ("activation attention", mix(term("attention", 40))),
         "activation_boundaries": ("activation boundaries", mix(term("activation_boundaries", 2.5))),
         "fsp": ("FSP", mix(term("fsp", 0.5))),

@@ -42,6 +42,7 @@ DataFolder = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON line, last, on stdout.")]
+OnlyJson = Annotated[bool, typer.Option("--json", help="Print nothing but the result, as one JSON line.")]
 RunsFolder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where artifacts are kept.")]
 Override = Annotated[
     list[str] | None,
@@ -124,6 +125,61 @@ def check(model: TfliteFile, board: Board = "generic-256k", as_json: Json = Fals
     except InputError as error:
         raise InputError(f"{model}: {error}") from None
     _show(budget, as_json=as_json)
+
+
+@app.command("compile")
+def compile_(
+    model: TfliteFile,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the C files go.")],
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="Begins every file and symbol; several names link together.")
+    ] = "model",
+    sram_limit: Annotated[
+        int | None,
+        typer.Option(metavar="BYTES", min=1, help="What the buffer may take; status 3 if no plan keeps it."),
+    ] = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Turn any int8 .tflite into plain C99 that gives TFLite Micro's exact bytes.
+
+    No interpreter, no heap, one buffer. DIR gets NAME.c and NAME.h, the kernels,
+    a self-test with its golden output, and the memory plan. The rows that are
+    printed show where each tensor lies in the buffer, and during which steps.
+
+    Try it: cc DIR/*.c DIR/kernels/*.c -o test && ./test
+    """
+    from pipeline.engine_commands import compile_file, show_compiled
+
+    compiled = compile_file(model, out, name=name, sram_limit=sram_limit)
+    show_compiled(compiled, as_json=as_json)
+
+
+@app.command()
+def emulate(
+    model: TfliteFile,
+    core: Annotated[
+        str, typer.Option("--core", metavar="NAME", help="m3, m4, m7, m33, m55, stm32f405.")
+    ] = "m4",
+    layers: Annotated[bool, typer.Option("--layers", help="A row for each operator.")] = False,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--input", metavar="FILE", help="The input's int8 bytes, NHWC; pseudo-random if not given."
+        ),
+    ] = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Run any int8 .tflite on an emulated Cortex-M core: what does one inference cost?
+
+    Instructions, memory and output are exact. Cycles are estimated, for the
+    Cortex-M4 only, by its manual's timings and without wait states of the flash:
+    8 M cycles at 80 MHz are about 0.1 s. Needs no board, but arm-none-eabi-gcc,
+    gcc and QEMU.
+    """
+    from pipeline.engine_commands import emulate_file, show_measured
+
+    measured = emulate_file(model, core, given)
+    show_measured(measured, layers=layers, as_json=as_json)
 
 
 @app.command()

@@ -1,13 +1,16 @@
 """Distributions of neuron activations: what a layer looks at, whichever channel does."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from pipeline.objectives.base import FeatureObjective, Outputs, same_size
 
+SAMPLES = 4  # whose pairs of channels are in memory at a time
 EPSILON = 1e-6  # smallest length that a channel is divided by, and smallest variance of the Gaussian kernel
 
 
@@ -23,7 +26,8 @@ def polynomial_mmd(one: Tensor, other: Tensor) -> Tensor:
     """
     if one.shape[2] <= max(one.shape[1], other.shape[1]):
         return (_outer(one) - _outer(other)).square().sum((1, 2))
-    return _discrepancy(lambda x, y: (x @ y.mT).square(), one, other)
+    within = (one @ one.mT).square().mean((1, 2)) + (other @ other.mT).square().mean((1, 2))
+    return within - 2 * (one @ other.mT).square().mean((1, 2))
 
 
 def gaussian_mmd(one: Tensor, other: Tensor) -> Tensor:
@@ -35,7 +39,9 @@ def gaussian_mmd(one: Tensor, other: Tensor) -> Tensor:
     lengths = one.square().sum(2).mean(1) + other.square().sum(2).mean(1)
     variance = lengths - 2 * (one.mean(1) * other.mean(1)).sum(1)
     deviation = variance.detach().clamp_min(EPSILON).sqrt()[:, None, None]
-    return _discrepancy(_gaussian, one / deviation, other / deviation)
+    one, other = one / deviation, other / deviation
+    within = _gaussian_mean(one) + _gaussian_mean(other)
+    return within - 2 * _gaussian_mean(one, other)
 
 
 # Squared maximum mean discrepancy of each sample (N,) between its channels (N, C1, D) and (N, C2, D).
@@ -55,7 +61,7 @@ class NeuronSelectivity(FeatureObjective):
         MMD^2 = mean k(t_i, t_j) + mean k(s_i, s_j) - 2 mean k(t_i, s_j)
 
     kernel: `linear` x.y, `polynomial` (x.y)^2, `gaussian` exp(-||x - y||^2 / 2 s^2); the last one takes
-        memory and time for every pair of channels and is the slowest by far where they are many.
+        time for every pair of channels and is the slowest where they are many.
 
     The paper weighs MMD^2 by lambda / 2: the recipe's weight is that product. Where it interpolates maps of
     different size, here the larger is averaged to the smaller's. Several pairs add up.
@@ -92,13 +98,35 @@ def _outer(vectors: Tensor) -> Tensor:
     return vectors.mT @ vectors / vectors.shape[1]
 
 
-def _gaussian(one: Tensor, other: Tensor) -> Tensor:
-    """exp(-||x - y||^2 / 2) of every pair: (N, C1, D), (N, C2, D) -> (N, C1, C2)."""
-    lengths = one.square().sum(2).unsqueeze(2) + other.square().sum(2).unsqueeze(1)
-    return torch.baddbmm(lengths, one, other.mT, beta=-0.5).exp()
+class _GaussianMean(torch.autograd.Function):
+    """Mean of exp(-||x - y||^2 / 2) over all pairs of each sample: (N, C1, D), (N, C2, D) -> (N,).
+
+    Pairs take far more memory than channels, so a few samples at a time leave their gradients instead, which
+    are sum_j k(x_i, y_j) (y_j - x_i) by x_i. Without `other` it is `one` itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, one: Tensor, other: Tensor | None) -> Tensor:
+        means, by_one, by_other = [], [], []
+        for x, y in zip(one.split(SAMPLES), (one if other is None else other).split(SAMPLES), strict=True):
+            lengths = x.square().sum(2).unsqueeze(2) + y.square().sum(2).unsqueeze(1)
+            k = torch.baddbmm(lengths, x, y.mT, beta=-0.5).exp_()
+            means.append(k.mean((1, 2)))
+            if ctx.needs_input_grad[0]:
+                by_one.append(k @ y - k.sum(2, keepdim=True) * x)
+            if ctx.needs_input_grad[1]:
+                by_other.append(k.mT @ x - k.sum(1).unsqueeze(2) * y)
+        share = (2 if other is None else 1) / (k.shape[1] * k.shape[2])
+        ctx.gradients = [torch.cat(parts) * share if parts else None for parts in (by_one, by_other)]
+        return torch.cat(means)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        scale = gradient[:, None, None]
+        return tuple(None if each is None else scale * each for each in ctx.gradients)
 
 
-def _discrepancy(kernel: Callable[[Tensor, Tensor], Tensor], one: Tensor, other: Tensor) -> Tensor:
-    """MMD^2 of each sample, (N,), from a kernel that gives (N, C1, C2)."""
-    within = kernel(one, one).mean((1, 2)) + kernel(other, other).mean((1, 2))
-    return within - 2 * kernel(one, other).mean((1, 2))
+def _gaussian_mean(one: Tensor, other: Tensor | None = None) -> Tensor:
+    mean: Tensor = _GaussianMean.apply(one, other)
+    return mean
