@@ -172,7 +172,7 @@ def mean(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Arr
 
 def reshape(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
     """The same bytes in the output's shape."""
-    return values[0].reshape(len(values[0]), *output.shape[1:])
+    return values[0].reshape(-1, *output.shape[1:])
 
 
 def softmax(inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]) -> Array:
@@ -223,11 +223,19 @@ def resize_nearest_neighbor(
     inputs: Tensors, output: Tensor, options: Options, values: Sequence[Array]
 ) -> Array:
     """The nearest byte of each row and column, in float32; source: reference/resize_nearest_neighbor.h."""
+    rows, columns = resized_axes(inputs, options)
+    return values[0][:, rows[:, np.newaxis], columns]
+
+
+def resized_axes(inputs: Tensors, options: Options) -> tuple[Array, Array]:
+    """The rows and columns that RESIZE_NEAREST_NEIGHBOR takes from its input."""
+    size = inputs[1].data
+    assert size is not None
     rows, columns = (
         _nearest(before, int(after), options["align_corners"], options["half_pixel_centers"])
-        for before, after in zip(inputs[0].shape[1:3], values[1], strict=True)
+        for before, after in zip(inputs[0].shape[1:3], size, strict=True)
     )
-    return values[0][:, rows[:, np.newaxis], columns]
+    return rows, columns
 
 
 def _nearest(before: int, after: int, align_corners: bool, half_pixel_centers: bool) -> Array:

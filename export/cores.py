@@ -5,7 +5,7 @@ A core stands for all microcontrollers that have it; only `stm32f405` has the me
 
 from dataclasses import dataclass
 
-from export.boards import KIB, MIB
+from export.boards import KIB, MIB, Board
 
 
 @dataclass(frozen=True)
@@ -107,3 +107,8 @@ _CORES = (
 )
 
 CORES = {core.name: core for core in _CORES}
+
+
+def core_of(board: Board) -> Core | None:
+    """The emulated core of a board; None where there is none."""
+    return next((core for core in _CORES if core.cpu == board.core), None)

@@ -11,9 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from export import numerics
-from export.arithmetic import Array, Options, Tensors, scale_of, sliced_axes, zero_point_of
+from export.arithmetic import Array, Options, Tensors, scale_of, scales_of, sliced_axes, zero_point_of
 from export.graph import Tensor
 
+LONGEST_SOFTMAX = (1 << 12) - 1  # of up to 2**19 each, in 31 bits
 Objection = Callable[[Tensors, Tensor, Options], str | None]
 
 
@@ -121,6 +122,8 @@ def softmax(inputs: Tensors, output: Tensor, options: Options) -> str | None:
         return "its output must have scale 1/256 and zero point -128"
     if not _scale(inputs[0]) * options["beta"] * (1 << 26) > 1:
         return "its input's scale times beta is not above 2**-26"
+    if output.shape and output.shape[-1] > LONGEST_SOFTMAX:
+        return f"its rows have {output.shape[-1]} elements; TFLM's sum overflows above {LONGEST_SOFTMAX}"
     return _unary(inputs, output)
 
 
@@ -257,6 +260,14 @@ def _weighted(inputs: Tensors, channel_axis: int, rank: int) -> str | None:
     return None
 
 
+def _multipliers(inputs: Tensors, output: Tensor) -> str | None:
+    """A number cannot be shifted by more bits than it has."""
+    largest = float(scales_of(inputs[1]).max()) * _scale(inputs[0]) / _scale(output)
+    if numerics.quantize_multiplier(largest)[1] > 30:
+        return "its output's scale is too small for the product of its input's and its weights'"
+    return None
+
+
 def _depth(inputs: Tensors, depth: float) -> str | None:
     """The input must be an image with as many channels as the weights take."""
     shape = inputs[0].shape
@@ -270,6 +281,7 @@ def conv_2d(inputs: Tensors, output: Tensor, options: Options) -> str | None:
     return (
         _weighted(inputs, 0, 4)
         or _depth(inputs, inputs[1].shape[3])
+        or _multipliers(inputs, output)
         or _windows(inputs, output, options, inputs[1].shape[1:3], inputs[1].shape[0])
     )
 
@@ -279,13 +291,14 @@ def depthwise_conv_2d(inputs: Tensors, output: Tensor, options: Options) -> str 
     return (
         _weighted(inputs, 3, 4)
         or _depth(inputs, inputs[1].shape[3] / options["depth_multiplier"])
+        or _multipliers(inputs, output)
         or _windows(inputs, output, options, inputs[1].shape[1:3], inputs[1].shape[3])
     )
 
 
 def fully_connected(inputs: Tensors, output: Tensor, options: Options) -> str | None:
     """Weights (O, I) that take the flattened input in one or several rows of I."""
-    reason = _weighted(inputs, 0, 2)
+    reason = _weighted(inputs, 0, 2) or _multipliers(inputs, output)
     if reason:
         return reason
     (channels, depth), size = inputs[1].shape, math.prod(inputs[0].shape)

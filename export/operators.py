@@ -5,7 +5,8 @@
 2. write its arithmetic in export/arithmetic.py,
 3. say in export/objections.py what TFLM refuses or silently miscomputes,
 4. add its row to `OPERATORS`,
-5. add a strategy to tests/export/int8_graphs.py: test_reference.py compares it with the real TFLM.
+5. add a strategy to tests/export/int8_graphs.py: test_reference.py compares it with the real TFLM,
+6. write its kernel in firmware/kernels and its call in export/engine/calls.py: test_kernels.py proves both.
 """
 
 from collections.abc import Callable, Mapping, Sequence

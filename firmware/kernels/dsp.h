@@ -20,6 +20,30 @@ static inline uint32_t ms_sxtb16_ror8(uint32_t x) {
     return result;
 }
 
+/* Adds bytes 0 and 2 of x, sign-extended, to two halfwords. */
+static inline uint32_t ms_sxtab16(uint32_t two, uint32_t x) {
+    uint32_t result;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(result) : "r"(two), "r"(x));
+    return result;
+}
+
+/* Adds bytes 1 and 3. */
+static inline uint32_t ms_sxtab16_ror8(uint32_t two, uint32_t x) {
+    uint32_t result;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(result) : "r"(two), "r"(x));
+    return result;
+}
+
+/* The larger of each pair of signed bytes. */
+static inline uint32_t ms_max8(uint32_t x, uint32_t y) {
+    uint32_t result;
+    __asm__("ssub8 %0, %1, %2\n"
+            "sel %0, %1, %2"
+            : "=&r"(result)
+            : "r"(x), "r"(y));
+    return result;
+}
+
 /* sum + both products of halfwords. */
 static inline int32_t ms_smlad(uint32_t x, uint32_t y, int32_t sum) {
     int32_t result;
@@ -45,6 +69,13 @@ static inline uint32_t ms_pkhtb(uint32_t high, uint32_t low) {
 static inline int32_t ms_smmulr(int32_t x, int32_t y) {
     int32_t result;
     __asm__("smmulr %0, %1, %2" : "=r"(result) : "r"(x), "r"(y));
+    return result;
+}
+
+/* sum + x * y / 2^32, halves rounded upwards. */
+static inline int32_t ms_smmlar(int32_t x, int32_t y, int32_t sum) {
+    int32_t result;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(x), "r"(y), "r"(sum));
     return result;
 }
 

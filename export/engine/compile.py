@@ -1,0 +1,235 @@
+"""Any int8 `.tflite` becomes a folder of C99 that needs nothing else: `compile_model`.
+
+The folder holds the model's source and header, the kernels, a self-test with its golden output, the memory
+plan as text and picture, and how to use it all. Same model, same bytes. Everything is made before anything is
+written, and the header, without which nothing compiles, is written last.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from export.border import int8_core
+from export.engine.c_source import render_header, render_source
+from export.engine.calls import Struct, Table
+from export.engine.plan_picture import plan_svg, plan_text
+from export.engine.program import SCRATCH_BYTES, Program, make_program, simplified
+from export.engine.ranges import KERNEL_FOLDER, check_ranges
+from export.engine.self_test import render_golden, render_test
+from export.engine.strips import likely_strips
+from export.errors import InputError, OverBudget, ResourceMissing
+from export.graph import Graph
+from export.operators import check
+from export.tflite_reader import read_tflite
+
+LARGEST_TENSOR_BYTES = 16 << 20
+"""No microcontroller holds an activation of more."""
+STRIP_PLANS = 12
+"""Ways to run the first operators in strips that are tried for a limit."""
+
+_IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_TAKEN = (
+    *("assert", "ctype", "errno", "fenv", "float", "inttypes", "limits", "locale", "math", "setjmp"),
+    *("signal", "stdarg", "stdbool", "stddef", "stdint", "stdio", "stdlib", "string", "time", "wchar"),
+)
+"""Headers of the C library, which a model of the same name would hide."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What `compile_model` wrote.
+
+    core: the graph that the C computes, as the model has it. program: as the engine computes it.
+    files: their names below `folder`.
+    constant_bytes: of weights, biases and tables in flash; code comes on top.
+    """
+
+    name: str
+    folder: Path
+    core: Graph
+    program: Program
+    files: tuple[str, ...]
+    constant_bytes: int
+
+    @property
+    def buffer_bytes(self) -> int:
+        """`<NAME>_BUFFER_BYTES`."""
+        return buffer_bytes(self.program)
+
+    @property
+    def plan_text(self) -> str:
+        """The memory plan for a terminal."""
+        return plan_text(self.program.plan, self.program.blocks)
+
+
+def compile_model(
+    model: bytes, out: Path, *, name: str = "model", labels: Sequence[str] = (), sram_limit: int | None = None
+) -> Compiled:
+    """Write the C of a model into the folder `out`; files of an earlier compile are replaced, others stay.
+
+    name: begins every file and every symbol. labels: one for each class, or none.
+    sram_limit: bytes that the buffer may take.
+
+    Raises:
+        InputError: no int8 .tflite, an operator that the engine does not have, a wrong name or label.
+        OverBudget: no plan within `sram_limit` was found.
+        ResourceMissing: `out` cannot be written.
+    """
+    check_name(name)
+    core = read_core(model)
+    _check_labels(core, labels)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder")
+    program = _fit(core, sram_limit)
+    check_ranges(program)
+    files = {
+        f"{name}.c": render_source(program, model, name, labels, kernels="kernels/microstill.h"),
+        f"{name}_test.c": render_test(core, name),
+        f"{name}_golden.h": render_golden(core, name),
+        "plan.txt": plan_text(program.plan, program.blocks),
+        "plan.svg": plan_svg(program.plan, program.blocks),
+        "README.md": _render_readme(program, name),
+        **{f"kernels/{path.name}": path.read_text() for path in kernel_files()},
+        f"{name}.h": render_header(program, model, name, labels),
+    }
+    try:
+        _install(files, out, f"{name}.h")
+    except OSError as error:
+        raise ResourceMissing(f"cannot write {out}: {error.strerror or error}") from None
+    return Compiled(name, out, core, program, tuple(files), constant_bytes(program))
+
+
+def check_name(name: str) -> None:
+    """Raises InputError for a name that cannot begin every file and symbol."""
+    if not _IDENTIFIER.fullmatch(name):
+        raise InputError(
+            f"the name {name!r} does not begin C identifiers; use letters, digits and _, a letter first"
+        )
+    headers = {path.stem for path in kernel_files() if path.suffix == ".h"}
+    if name.lower() in headers.union(_TAKEN):
+        raise InputError(f"{name}.h is a header of the kernels or of the C library; choose another name")
+
+
+def read_core(model: bytes) -> Graph:
+    """The part of a model that the engine computes, checked. Raises InputError."""
+    core = int8_core(read_tflite(model))
+    check(core)
+    if len(core.inputs) != 1:
+        raise InputError(f"{core.name!r} has {len(core.inputs)} inputs; the engine takes networks with one")
+    largest = max(core.tensors.values(), key=lambda tensor: tensor.bytes)
+    if largest.bytes > LARGEST_TENSOR_BYTES:
+        raise InputError(f"{largest.name!r} has {largest.bytes:,} B; no microcontroller holds it")
+    return core
+
+
+def kernel_files() -> list[Path]:
+    """C files, assembly and headers of firmware/kernels."""
+    return sorted(path for path in KERNEL_FOLDER.iterdir() if path.suffix in (".c", ".h", ".S"))
+
+
+def buffer_bytes(program: Program) -> int:
+    """What an application must give: the plan in whole words."""
+    return -(-program.plan.bytes // 4) * 4
+
+
+def constant_bytes(program: Program) -> int:
+    """Bytes of the program's arrays; equal ones are there once."""
+    arrays = {(table.element, np.asarray(table.values).tobytes()): table for table in _tables(program)}
+    return sum(np.asarray(table.values).size * _ELEMENT_BYTES[table.element] for table in arrays.values())
+
+
+_ELEMENT_BYTES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "uint32_t": 4}
+
+
+def _tables(program: Program) -> Iterator[Table]:
+    for step in program.steps:
+        for call in step.calls:
+            for argument in call.arguments:
+                fields = argument.fields.values() if isinstance(argument, Struct) else (argument,)
+                yield from (field for field in fields if isinstance(field, Table))
+
+
+def _check_labels(core: Graph, labels: Sequence[str]) -> None:
+    output = core.tensors[core.outputs[0]]
+    classes, is_map = output.shape[-1], len(output.shape) == 4
+    if labels and not (len(labels) == classes or (is_map and len(labels) < classes)):
+        raise InputError(f"{len(labels)} labels for an output of {classes} classes; give one for each class")
+
+
+def _fit(core: Graph, sram_limit: int | None) -> Program:
+    """The fastest program whose buffer keeps the limit.
+
+    Scratch memory that only saves time goes first; then the first operators run in strips, with as little
+    computed twice as the limit allows.
+    """
+    program = make_program(core)
+    if sram_limit is None:
+        return program
+    scratch = SCRATCH_BYTES
+    while buffer_bytes(program) > sram_limit and scratch:
+        scratch //= 2
+        program = min((program, make_program(core, scratch)), key=buffer_bytes)
+    if buffer_bytes(program) > sram_limit:
+        for strips in likely_strips(simplified(core), sram_limit)[:STRIP_PLANS]:
+            program = min((program, make_program(core, 0, strips)), key=buffer_bytes)
+            if buffer_bytes(program) <= sram_limit:
+                break
+    if buffer_bytes(program) > sram_limit:
+        raise OverBudget(_over_budget_message(program, sram_limit))
+    return program
+
+
+def _over_budget_message(program: Program, sram_limit: int) -> str:
+    plan = program.plan
+    peak = plan.steps.index(plan.lower_bound)
+    operator = program.graph.operators[peak]
+    shapes = (program.graph.tensors[tensor].shape for tensor in (operator.inputs[0], operator.outputs[0]))
+    from_to = " to ".join("x".join(map(str, shape[1:])) for shape in shapes)
+    over = buffer_bytes(program) - sram_limit
+    return (
+        f"the smallest plan found takes {buffer_bytes(program):,} B, {over:,} B over the limit of"
+        f" {sram_limit:,} B; step {peak} ({operator.kind}, {from_to}) alone needs {plan.lower_bound:,} B"
+    )
+
+
+def _install(files: Mapping[str, str], out: Path, last: str) -> None:
+    """Write all files beside `out`, then move them in, `last` at the end; its older version goes first."""
+    out = out.absolute()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        for name, content in files.items():
+            path = staging / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as stream:
+                stream.write(content.encode())
+                stream.flush()
+                os.fsync(stream.fileno())
+        if not out.exists():
+            staging.rename(out)
+            return
+        (out / last).unlink(missing_ok=True)
+        for name in sorted(files, key=lambda name: name == last):
+            (out / name).parent.mkdir(exist_ok=True)
+            (staging / name).replace(out / name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _render_readme(program: Program, name: str) -> str:
+    upper = name.upper()
+    return f"""# {name}: an int8 network in C99, generated by microstill
+
+- Build: compile `{name}.c` and `kernels/*.c`; for Arm `kernels/*.S` too (`arm-none-eabi-gcc -O3 -mcpu=...`).
+- Call: `static int32_t buffer[{upper}_BUFFER_BYTES / 4];` fill `{name}_input(buffer)`, call
+  `{name}_invoke(buffer)`, read `{name}_output(buffer)`. Scales, shapes and zero points are in `{name}.h`.
+- SRAM: {buffer_bytes(program):,} B of buffer and some hundred bytes of stack.
+- Flash: {constant_bytes(program):,} B of constants and some kilobytes of code.
+- Test: `cc -std=c99 *.c kernels/*.c -o {name}_test && ./{name}_test` exits with 0 if the outputs are right.
+- `plan.txt` and `plan.svg` show what lies where in the buffer, step by step.
+"""
