@@ -70,7 +70,10 @@ def run(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a recipe: size, teacher, distil, quantize, onnx, tflite, verify, budget, header, report.
+    """Run a recipe: from training a teacher to C for the device, and a report.
+
+    The stages are size, teacher, outputs, distil, quantize, onnx, tflite, c_source,
+    emulate, verify, budget, header and report.
 
     Finished stages are not done again; a killed run continues where it was.
     """
@@ -90,6 +93,7 @@ def run(
     stdout.print(terminal_summary(report))
     stdout.print(f"report {artifacts['report'].file('report.html')}")
     stdout.print(f"header {artifacts['header'].file('model_data.h')}")
+    stdout.print(f"engine {artifacts['c_source'].file('model.h')}")
     if as_json:
         print(json.dumps(report))
     require_gates(current.recipe.gates, report)

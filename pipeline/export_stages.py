@@ -1,6 +1,7 @@
 """The stages that do not train: size before, onnx, tflite, verify, budget, header and report after."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from export.boards import BOARDS
@@ -49,26 +50,26 @@ def build_verification(run: Run, work: Work) -> dict[str, Any]:
     result = verify(run)
     write_atomic(work.path / "confusion.json", json.dumps(result.confusion))
     write_atomic(work.path / "examples.json", json.dumps(result.examples))
-    metrics = {**result.scores, "parity": result.parity}
-    if not result.exact:
+    if result.different:
         raise GateFailed(
-            "verify: the integer reference and TFLite Micro differ; this is a defect of microstill:"
+            f"verify: {result.different} is not met; this is a defect of microstill:"
             f" please report it with {run.file('tflite', 'model.tflite')}"
         )
-    return metrics
+    return {**result.scores, "parity": result.parity}
 
 
 def build_budget(run: Run, work: Work) -> dict[str, Any]:
     """Hold the trained model against the board; over budget ends the run before a header is written."""
     model = run.file("tflite", "model.tflite").read_bytes()
-    return _leave_budget(check(model, BOARDS[run.recipe.board]), work)
+    latency = _read(run, "emulate", "emulation.json")["latency"]
+    return _leave_budget(check(model, BOARDS[run.recipe.board]), work, latency)
 
 
-def _leave_budget(budget: Budget, work: Work) -> dict[str, Any]:
+def _leave_budget(budget: Budget, work: Work, latency: Mapping[str, Any] | None = None) -> dict[str, Any]:
     if not budget.fits:
         stderr.print(budget_table(budget))
         raise OverBudget(over_budget_message(budget))
-    figures = budget.to_json()
+    figures = {**budget.to_json(), "latency": latency}
     write_atomic(work.path / "budget.json", json.dumps(figures, indent=1))
     return {name: figures[name] for name in ("fits", "arena_bytes", "sram_bytes", "flash_bytes")}
 
@@ -90,7 +91,8 @@ def build_report(run: Run, work: Work) -> dict[str, Any]:
     report = assemble(run)
     write_atomic(work.path / "report.json", json.dumps(report, indent=1))
     examples = _read(run, "verify", "examples.json")
-    write_report_html({**report, "examples": examples}, work.path / "report.html")
+    plan = run.file("c_source", "plan.svg").read_text()
+    write_report_html({**report, "examples": examples, "plan_svg": plan}, work.path / "report.html")
     return {}
 
 
@@ -130,6 +132,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "layers": _read(run, "quantize", "layers.json"),
         "parity": parity,
         "budget": _read(run, "budget", "budget.json"),
+        "engine": _read(run, "emulate", "emulation.json"),
         "files": [_file_row(run, stage, name) for stage, name in PRODUCTS],
         "tools": tool_versions(),
     }
@@ -140,6 +143,8 @@ PRODUCTS = (
     ("onnx", "student_int8.onnx"),
     ("tflite", "model.tflite"),
     ("tflite", "model_named.tflite"),
+    ("c_source", "model.c"),
+    ("c_source", "model.h"),
     ("header", "model_data.h"),
     ("header", "model_data.c"),
 )

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from export.cores import CORES
+
 Report = Mapping[str, Any]
 
 # What is scored -> what a person calls it, from the teacher to what runs on the device. A report's field is
@@ -99,10 +101,43 @@ def fit_sentence(report: Report) -> str:
     return {True: f"fits {board}", False: f"does not fit {board}", None: ""}[fits_board(report)]
 
 
+def ways_onto_device(report: Report) -> list[tuple[str, int, int, int | None]]:
+    """(name, bytes of SRAM, bytes of flash, instructions of an inference) of both ways, where known."""
+    budget, cores = report.get("budget", {}), report.get("engine", {}).get("cores", {})
+    ways: list[tuple[str, int, int, int | None]] = []
+    if cores and "sram_bytes" in budget and "flash_bytes" in budget:
+        ways.append(("TFLite Micro", budget["sram_bytes"], budget["flash_bytes"], None))
+    for core, figures in cores.items():
+        name = f"generated C, {CORES[core].cpu}"
+        ways.append((name, figures["sram_bytes"], figures["flash_bytes"], figures["instructions"]))
+    return ways
+
+
+def engine_sentences(report: Report) -> list[str]:
+    """What the emulated images were read as, and the latency on the board."""
+    engine = report.get("engine", {})
+    sentences = []
+    if engine.get("images"):
+        what = f"{engine['images']} test images on the emulated Cortex-M4: outputs equal TFLite Micro's"
+        rows = engine.get("read", ())
+        right = sum(row["read"] == row["true"] for row in rows)
+        read = f"; read as {', '.join(row['read'] for row in rows)}, {right} of them right" if rows else ""
+        sentences.append(what + read)
+    latency = engine.get("latency")
+    if latency:
+        clock = f"{latency['board']} at {latency['clock_hz'] / 1e6:g} MHz"
+        milliseconds = latency["ms_estimated"]
+        known = (
+            f"estimated {milliseconds:.3g} ms" if milliseconds else "cycles of this core are not estimated"
+        )
+        sentences.append(f"one inference on {clock}: {known}")
+    return sentences
+
+
 def terminal_summary(report: Report) -> RenderableType:
-    """One page: scores, sizes, SRAM and flash against the board, parity, and the time of each stage."""
+    """One page: scores, sizes, memory against the board, parity, the time of each stage, the engine."""
     report = present(report)
-    parts = (_headline, _figures, _beside, _memory, _parity, _stages)
+    parts = (_headline, _figures, _beside, _memory, _parity, _stages, _engine)
     sections = [part(report) for part in parts]
     spaced = [part for section in sections if section is not None for part in (section, Text())]
     return Group(*spaced[:-1])
@@ -162,6 +197,16 @@ def _memory(report: Report) -> RenderableType | None:
         amount = f"{format_bytes(used)} of {format_bytes(limit)}"
         table.add_row(label, bar, amount, f"{100 * used / limit:.0f} %")
     return table if table.row_count else None
+
+
+def _engine(report: Report) -> RenderableType | None:
+    ways = ways_onto_device(report)
+    table = _table("onto the device by", "SRAM", "flash", "instructions")
+    for name, sram, flash, instructions in ways:
+        count = f"{instructions:,}" if instructions else ""
+        table.add_row(name, format_bytes(sram), format_bytes(flash), count)
+    sentences = [Text(sentence) for sentence in engine_sentences(report)]
+    return Group(table, *sentences) if ways else None
 
 
 def _parity(report: Report) -> RenderableType | None:

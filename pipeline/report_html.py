@@ -22,11 +22,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from export.cores import CORES
 from export.errors import ResourceMissing
 from export.files import write_atomic
 from pipeline.report import (
     SIZES,
     Report,
+    engine_sentences,
     fit_sentence,
     fits_board,
     format_bytes,
@@ -37,6 +39,7 @@ from pipeline.report import (
     scores,
     task_of,
     trained_beside,
+    ways_onto_device,
 )
 
 STAGE_TITLES = {"teacher": "Teacher", "distil": "Distillation", "quantize": "Quantisation-aware training"}
@@ -88,6 +91,10 @@ def render_report_html(report: Report) -> str:
         sizes=[
             (label, format_figure(field, report[field])) for field, label in SIZES.items() if field in report
         ],
+        ways=ways_onto_device(report),
+        engine_sentences=engine_sentences(report),
+        plan_svg=Markup(report.get("plan_svg", "")),
+        engine_layers=_engine_layers(report.get("engine", {})),
         memories=_memories(report.get("budget", {})),
         beside=trained_beside(report),
         curves=_curves(report.get("curves", {}), task),
@@ -232,6 +239,22 @@ def _layers(layers: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, 
     rows.sort(key=lambda row: -row["error"])
     largest = max((row["error"] for row in rows), default=0) or 1
     return [row | {"percent": 100 * row["error"] / largest} for row in rows]
+
+
+def _engine_layers(engine: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The operators on the first core, each with its share of the instructions, percent."""
+    for core, figures in engine.get("cores", {}).items():
+        total = figures["instructions"] or 1
+        rows = [
+            {
+                **row,
+                "shape": "×".join(map(str, row["output_shape"][1:])),
+                "percent": 100 * row["instructions"] / total,
+            }
+            for row in figures["layers"]
+        ]
+        return {"core": CORES[core].cpu, "rows": rows, "total": figures}
+    return None
 
 
 # --- charts, as SVG for the page

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from export.errors import GateFailed
+from export.tools import find_tool
 from models.memory import keep_freed_memory
-from pipeline import export_stages, train_stages
+from pipeline import engine_stages, export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
 from pipeline.console import say
 from pipeline.context import Run
@@ -28,6 +29,7 @@ class Stage:
     reads: the recipe's parts that decide the content.
     needs: earlier stages whose artifacts decide the content.
     also: anything else that decides it, as a JSON-able value.
+    tools: programs that it starts.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Stage:
     reads: tuple[str, ...]
     needs: tuple[str, ...] = ()
     also: Callable[[Run], Any] = lambda run: None
+    tools: tuple[str, ...] = ()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -84,30 +87,61 @@ STAGES: tuple[Stage, ...] = (
     Stage("onnx", "float and QDQ ONNX", 1, export_stages.build_onnx, ("student",), ("distil", "quantize")),
     Stage("tflite", "TFLite file from the int8 graph", 1, export_stages.build_tflite, (), ("onnx",)),
     Stage(
+        "c_source",
+        "the engine: the model in plain C",
+        1,
+        engine_stages.build_c_source,
+        (),
+        ("tflite",),
+        also=engine_stages.kernel_hashes,
+    ),
+    Stage(
+        "emulate",
+        "the engine on an emulated Cortex-M",
+        1,
+        engine_stages.build_emulation,
+        ("board",),
+        ("tflite", "c_source"),
+        also=Run.board_figures,
+        tools=("gcc", "arm-none-eabi-gcc", "arm-none-eabi-objdump", "qemu-system-arm"),
+    ),
+    Stage(
         "verify",
         "scores on the test set, parity with TFLite Micro",
-        2,
+        3,
         export_stages.build_verification,
         ("student",),
-        ("teacher", "distil", "quantize", "onnx", "tflite"),
+        ("teacher", "distil", "quantize", "onnx", "tflite", "c_source"),
+        tools=("gcc",),
     ),
     Stage(
         "budget",
-        "SRAM and flash against the board",
-        1,
+        "SRAM, flash and latency against the board",
+        2,
         export_stages.build_budget,
         ("board",),
-        ("tflite",),
+        ("tflite", "emulate"),
         also=Run.board_figures,
     ),
     Stage("header", "C header and source", 1, export_stages.build_header, ("name",), ("tflite", "budget")),
     Stage(
         "report",
         "report.json and report.html",
-        3,
+        4,
         export_stages.build_report,
         (),
-        ("teacher", "distil", "quantize", "onnx", "tflite", "verify", "budget", "header"),
+        (
+            "teacher",
+            "distil",
+            "quantize",
+            "onnx",
+            "tflite",
+            "c_source",
+            "emulate",
+            "verify",
+            "budget",
+            "header",
+        ),
         also=lambda run: run.recipe_text,
     ),
 )
@@ -121,7 +155,11 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
         MicrostillError: a stage ended the run; everything complete before it stays.
     """
     keep_freed_memory()
-    SCHEMES[run.recipe.distil.scheme.name].check(run)  # wrong use ends here, before anything is trained
+    # Wrong use and missing tools end here, before anything is trained.
+    SCHEMES[run.recipe.distil.scheme.name].check(run)
+    for stage in STAGES[: STAGE_NAMES.index(last) + 1 if last else None]:
+        for tool in stage.tools:
+            find_tool(tool)
     again = False
     with run.store.locked():
         run.store.unlink_latest()

@@ -1,16 +1,19 @@
 """The command line: each wrong input is one clear line and its exit status; each listing lists."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from export.engine.self_test import stated_input
 from models.zoo import STUDENTS, build_teacher
 from pipeline import cli
 from pipeline.objectives import OBJECTIVES
 from pipeline.schemes import SCHEMES
+from pipeline.sizing import size_student
 
 
 @pytest.fixture
@@ -168,6 +171,75 @@ def test_export_from_weights_and_images(call, folder, tmp_path):
     wrong(call("export", "mobilenet-v2-tiny", "--strides", "1,3", *small), 2, "--strides")
     wrong(call("export", "mobilenet-v2-tiny", "--strides", "1,2", *small), 2, "stride")
     assert call("export", "mobilenet-v2-tiny", "--strides", "1,2,2,2,1", *small)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def sized(tmp_path_factory):
+    """A student's .tflite: 16x16 grey, four classes."""
+    out = tmp_path_factory.mktemp("sized")
+    sizes = {"classes": 4, "resolution": 16, "channels": 1, "strides": None, "padding": "same"}
+    size_student("resnet8", out=out, weights=None, images=None, board_name="generic-256k", **sizes)
+    return out / "model.tflite"
+
+
+@pytest.fixture
+def small_model(sized, tmp_path):
+    return Path(shutil.copy(sized, tmp_path / "small.tflite"))
+
+
+def test_compile(call, small_model, tmp_path):
+    out = tmp_path / "c"
+    code, printed, err = call("compile", small_model, "--out", out, "--name", "net")
+    assert code == 0, err
+    assert "no plan is smaller" in printed and str(out / "net.h") in printed
+    assert (out / "net.c").exists()
+    code, printed, _ = call("compile", small_model, "--out", out, "--name", "net", "--json")
+    assert code == 0
+    (line,) = printed.splitlines()
+    figures = json.loads(line)
+    assert figures["buffer_bytes"] >= figures["buffer_lower_bound"] > 0
+    assert set(figures["files"]) == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_wrong_compiles(call, small_model, tmp_path):
+    out = ("--out", tmp_path / "c")
+    wrong(call("compile", tmp_path / "absent.tflite", *out), 2, "cannot read", "absent.tflite")
+    wrong(call("compile", small_model), 2, "--out")
+    wrong(call("compile", small_model, *out, "--name", "9 lives"), 2, "'9 lives'", "C identifiers")
+    wrong(call("compile", small_model, *out, "--sram-limit", 60), 3, "over the limit of 60 B", "alone needs")
+    wrong(call("compile", small_model, *out, "--sram-limit", 0), 2, "--sram-limit")
+    small_model.write_bytes(small_model.read_bytes()[:3000])
+    wrong(call("compile", small_model, *out), 2, "small.tflite", "damaged")
+    assert not (tmp_path / "c").exists()
+
+
+def test_emulate(call, small_model, tmp_path):
+    code, printed, err = call("emulate", small_model, "--core", "m4", "--json")
+    assert code == 0, err
+    (line,) = printed.splitlines()
+    figures = json.loads(line)
+    assert figures["sram_bytes"] == figures["buffer_bytes"] + figures["static_bytes"] + figures["stack_bytes"]
+    assert figures["instructions"] == sum(layer["instructions"] for layer in figures["layers"])
+    assert figures["core"] == "m4" and figures["cycles_estimated"] and figures["flash_bytes"]
+    code, printed, err = call("emulate", small_model, "--core", "m7", "--layers")
+    assert code == 0, err
+    assert "AVERAGE_POOL_2D" in printed or "MEAN" in printed
+    assert figures["output_crc32"] in printed and "cycles" not in printed
+    given = tmp_path / "input"
+    given.write_bytes(stated_input(16 * 16).tobytes())
+    code, printed, _ = call("emulate", small_model, "--json", "--input", given)
+    assert code == 0
+    assert json.loads(printed) == figures
+
+
+def test_wrong_emulations(call, small_model, tmp_path, monkeypatch):
+    wrong(call("emulate", small_model, "--core", "m8"), 2, "unknown core 'm8'", "did you mean 'm")
+    given = tmp_path / "input"
+    given.write_bytes(bytes(100))
+    wrong(call("emulate", small_model, "--input", given), 2, "the input takes 256 bytes", "has 100")
+    wrong(call("emulate", tmp_path / "absent.tflite"), 2, "absent.tflite")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    wrong(call("emulate", small_model), 5, "apt-get install gcc-arm-none-eabi")
 
 
 def test_listings(call):

@@ -82,8 +82,11 @@ def test_every_network_is_scored_by_the_tasks_metric(finished):
         assert f"validation_{metric}" in report["curves"][stage][0]
     assert f"{metric}_alone" in report["layers"][0]
     parity = report["parity"]
-    assert parity[0]["value"] == 100.0  # bytes of the integer reference and of TFLM
-    assert parity[1]["name"] == "QAT in torch and TFLM, same cells" and parity[1]["value"] > 99
+    # Bytes of TFLM, the integer reference and the generated C; all test images are looked at.
+    assert parity[0]["value"] == parity[1]["value"] == 100.0
+    assert parity[1]["name"] == f"engine on this host = TFLM, bytes of {IMAGES[2]} images"
+    assert parity[2]["name"] == "QAT in torch and TFLM, same cells" and parity[2]["value"] > 99
+    assert report["engine"]["images"] == min(8, IMAGES[2]) and report["engine"]["read"] == []
 
 
 def test_pixels_are_confused_and_boxes_are_not(finished):

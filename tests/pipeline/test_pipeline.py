@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from export.boards import BOARDS
-from export.errors import OverBudget
+from export.errors import GateFailed, OverBudget
+from export.tflm import run_tflm
 from pipeline.stages import STAGE_NAMES, STAGES, open_run, run_stages
 
 # The report holds times and is made anew; everything else must not depend on how often a run was killed.
@@ -29,8 +30,17 @@ def test_a_run_prints_its_result_and_leaves_every_artifact(finished):
     assert report["fits"] is True
     parity = {row["name"]: row for row in report["parity"]}
     assert parity["integer reference = TFLM, bytes of 500 images"]["value"] == 100.0
+    assert parity["engine on this host = TFLM, bytes of 500 images"]["value"] == 100.0
+    engine = report["engine"]
+    assert engine["cores"]["m4"]["instructions"] > 1000
+    assert len(engine["read"]) == engine["images"] == 8
+    assert report["budget"]["latency"] == engine["latency"]
+    cycles = engine["cores"]["m4"]["cycles_estimated"]
+    assert engine["latency"]["ms_estimated"] == round(cycles / 80_000, 3)  # generic-256k at 80 MHz
+    assert "outputs equal TFLite Micro's" in out
     assert set(command_line.manifests()) == set(STAGE_NAMES)
     latest = command_line.runs / "small" / "latest"
+    assert "model_labels[MODEL_LABEL_COUNT]" in (latest / "c_source" / "model.h").read_text()
     assert "MODEL_ARENA_BYTES" in (latest / "header" / "model_data.h").read_text()
     page = (latest / "report" / "report.html").read_text()
     assert "<svg" in page
@@ -120,8 +130,33 @@ def test_from_and_until_choose_stages(copied):
 def test_another_board_repeats_only_what_depends_on_it(copied):
     exit_status, _, err = copied("run", copied.recipe, "--set", "board=pico-2")
     assert exit_status == 0, err
+    assert "c_source  reused" in err
     assert "verify    reused" in err
     assert "budget    done" in err
+    emulation = json.loads((copied.runs / "small/latest/emulate/emulation.json").read_text())
+    assert set(emulation["cores"]) == {"m4", "m33"}
+    assert emulation["latency"]["instructions"] == emulation["cores"]["m33"]["instructions"]
+    assert emulation["latency"]["ms_estimated"] is None
+
+
+def test_missing_tools_end_a_run_before_any_training(microstill, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    exit_status, _, err = microstill("run", microstill.recipe)
+    assert exit_status == 5, err
+    assert "gcc is missing; install it: sudo apt-get install gcc" in err.splitlines()[-1]
+    assert microstill.manifests() == {}
+    exit_status, _, err = microstill("run", microstill.recipe, "--until", "size")
+    assert exit_status == 0, err
+
+
+def test_an_engine_that_differs_from_tflm_ends_the_run(copied, monkeypatch):
+    def wrong(model, inputs):
+        return run_tflm(model, inputs) ^ 1
+
+    monkeypatch.setattr("pipeline.engine_stages.run_tflm", wrong)
+    run = open_run(copied.recipe, [], data=None, out=copied.runs, download=False)
+    with pytest.raises(GateFailed, match="the engine on m4 and TFLite Micro differ"):
+        run_stages(run, first="emulate", last="emulate")
 
 
 def test_a_full_disk_is_one_line_and_nothing_half_written(copied):

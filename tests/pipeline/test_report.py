@@ -86,6 +86,37 @@ REPORT = {
             {"name": "model", "memory": "flash", "bytes": 1500000, "note": ""},
         ],
     },
+    "engine": {
+        "cores": {
+            "m4": {
+                "instructions": 4_000_000,
+                "sram_bytes": 30000,
+                "flash_bytes": 90000,
+                "layers": [
+                    {
+                        "index": 0,
+                        "operator": "CONV_2D",
+                        "output_shape": [1, 32, 32, 16],
+                        "macs": 1_500_000,
+                        "instructions": 3_000_000,
+                        "instructions_per_mac": 2.0,
+                    },
+                    {
+                        "index": 1,
+                        "operator": "RELU",
+                        "output_shape": [1, 10],
+                        "macs": 0,
+                        "instructions": 1_000_000,
+                        "instructions_per_mac": None,
+                    },
+                ],
+            }
+        },
+        "images": 2,
+        "read": [{"true": "ant", "read": "ant"}, {"true": "ant", "read": "$cow_$"}],
+        "latency": {"board": "generic-256k", "clock_hz": 80_000_000, "ms_estimated": 71.25},
+    },
+    "plan_svg": '<svg viewBox="0 0 9 9"><title>who &lt; lies where</title></svg>',
     "files": [{"path": "model.tflite", "bytes": 98304, "sha256": "0123456789abcdef" * 4}],
     "tools": {"torch": "2.15.0"},
 }
@@ -221,6 +252,25 @@ def test_parity_stages_and_provenance(page):
     assert "torch 2.15.0" in page.text and 'name = "<script>alert(1)</script>"' in page.texts
 
 
+def test_both_ways_onto_the_device(page):
+    assert ["TFLite Micro", "60,000 B", "1,500,000 B"] in page.rows
+    assert ["generated C, Cortex-M4", "30,000 B", "90,000 B", "4,000,000"] in page.rows
+    assert ["0 CONV_2D", "32×32×16", "1,500,000", "3,000,000", "2.00"] in page.rows
+    assert ["1 RELU", "10", "1,000,000"] in page.rows
+    assert "outputs equal TFLite Micro's; read as ant, $cow_$, 1 of them right" in page.text
+    assert "one inference on generic-256k at 80 MHz: estimated 71.2 ms" in page.texts
+    assert "who < lies where" in page.texts
+
+
+def test_a_core_without_cycles_has_no_time():
+    latency = {"board": "pico-2", "clock_hz": 150_000_000, "ms_estimated": None}
+    page = Page(
+        render_report_html({**REPORT, "engine": {**REPORT["engine"], "read": [], "latency": latency}})
+    )
+    assert "one inference on pico-2 at 150 MHz: cycles of this core are not estimated" in page.texts
+    assert "2 test images on the emulated Cortex-M4: outputs equal TFLite Micro's" in page.texts
+
+
 def test_the_same_report_gives_the_same_bytes(html):
     assert render_report_html(REPORT) == html
 
@@ -249,6 +299,7 @@ def test_any_field_may_be_absent_or_unknown(dropped, unknown):
     assert ("Confusion on the test set" in page.texts) == ("confusion" in kept)
     assert ("Layers by quantisation error" in page.texts) == ("layers" in kept)
     assert ("Training" in page.texts) == ("curves" in kept)
+    assert ("Two ways onto the device" in page.texts) == ("engine" in kept)
     assert ({"peer1", "89.25 %"} <= set(page.texts)) == ("trained_beside" in kept)
     console = Console(width=80, record=True, quiet=True)
     console.print(terminal_summary(report))
@@ -268,13 +319,14 @@ def test_write_is_all_or_nothing(tmp_path, html):
 def test_terminal_summary_is_one_page(width, capsys):
     Console(width=width).print(terminal_summary(REPORT))
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 25 and max(map(len, lines)) <= width
+    assert len(lines) <= 36 and max(map(len, lines)) <= width
     rows = [" ".join(line.split()) for line in lines]
     assert rows[0] == "resnet8 · insects · fits generic-256k"
     assert "teacher 93.25 % model 96.0 KiB" in rows and "int8 on TFLite Micro 91.00 % parameters 78 k" in rows
     assert any(row.startswith("SRAM") and row.endswith("58.6 KiB of 256.0 KiB 23 %") for row in rows)
     assert any(row.startswith("flash") and row.endswith("1.4 MiB of 976.6 KiB 150 %") for row in rows)
     assert "LiteRT agrees 97.5 % 98 % failed" in rows and "largest step 26" in rows
+    assert "generated C, Cortex-M4 29.3 KiB 87.9 KiB 4,000,000" in rows
     assert "teacher 1 min 21 s reused" in rows and "this run 22.8 s" in rows
 
 
