@@ -1,6 +1,8 @@
 """Many graphs become one C program that runs each of them: its sources, and what it must print."""
 
+import subprocess
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import int8_graphs
@@ -17,6 +19,8 @@ from export.operators import OPERATORS, check
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[2] / "firmware" / "kernels"
+WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 MOST_BORDERS = 4
 """Inputs or outputs of a graph."""
 
@@ -63,6 +67,20 @@ def _is_accepted(graph: Graph) -> bool:
     except InputError:
         return False
     return True
+
+
+def compile_all(sources: Sequence[Path], folder: Path, *flags: str, compiler: str = "gcc") -> list[Path]:
+    """Objects of C files, in two processes at once."""
+
+    def compile_some(some: Sequence[Path]) -> None:
+        if some:
+            command = [compiler, *WARNINGS, *flags, f"-I{KERNELS}", "-c", *map(str, some)]
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[:3000]
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_some, (sources[::2], sources[1::2])))
+    return [folder / f"{source.stem}.o" for source in sources]
 
 
 def write_sources(programs: Sequence[Program], folder: Path, runs: int) -> list[Path]:

@@ -1,0 +1,35 @@
+"""Generated C on the host, under the sanitizers."""
+
+import subprocess
+
+import pytest
+from c_batch import KERNELS, SANITIZERS, compare, compile_all, write_sources
+
+from export.engine.program import make_program
+
+RUNS = 2
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    """Objects of the kernels under the sanitizers."""
+    return compile_all(sorted(KERNELS.glob("*.c")), tmp_path_factory.mktemp("kernels"), "-O1", *SANITIZERS)
+
+
+@pytest.fixture
+def equal(kernels, tmp_path):
+    """Checks that the C of graphs, or of programs made of them, gives the reference's bytes; returns the
+    programs."""
+
+    def check(graphs, programs=None):
+        programs = programs or [make_program(each) for each in graphs]
+        sources = write_sources(programs, tmp_path, RUNS)
+        objects = compile_all(sources, tmp_path, "-O0", *SANITIZERS, f"-I{tmp_path}")
+        batch = tmp_path / "batch"
+        subprocess.run(["gcc", *SANITIZERS, *objects, *kernels, "-o", str(batch)], check=True)
+        done = subprocess.run([batch], capture_output=True)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[:3000]
+        compare(graphs, done.stdout, RUNS)
+        return programs
+
+    return check
