@@ -5,6 +5,7 @@ more. The C library is newlib, of which only what a program calls is linked.
 """
 
 import re
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ def build(
 ) -> Path:
     """Compile `sources` and link them into `out`, an ELF file, with the linker's map beside it (suffix .map).
 
+    Same sources, same bytes of both, wherever they lie.
     include: folders. defines: `NAME` or `NAME=VALUE`.
     stack_bytes: SRAM kept for the stack, a multiple of 8; a program that needs more faults.
 
@@ -56,26 +58,29 @@ def build(
     }
     link_flags = [
         "-nostartfiles", f"-T{EMULATOR / 'link.ld'}",
-        "-Wl,--gc-sections", f"-Wl,-Map={out.with_suffix('.map')}",
+        "-Wl,--gc-sections", "-Wl,-Map=linked.map",
         *(f"-Wl,--defsym={name}={value}" for name, value in memories.items()),
     ]  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
 
         def compile_one(index: int, source: Path) -> str:
-            target = Path(folder, str(index), f"{source.stem}.o")
-            target.parent.mkdir()
-            _run_compiler([gcc, *flags, "-c", str(source), "-o", str(target)])
+            target = Path(str(index), f"{source.stem}.o")
+            Path(folder, target.parent).mkdir()
+            _run_compiler([gcc, *flags, "-c", str(source), "-o", str(Path(folder, target))])
             return str(target)
 
         all_sources = (*sources, EMULATOR / "startup.c", EMULATOR / "semihost.c")
         objects = list(pool.map(compile_one, range(len(all_sources)), all_sources))
-        _run_compiler([gcc, *core.flags, "-mthumb", *objects, *link_flags, "-o", str(out)])
+        # The map names objects and output as the command does; relative, they are the same in every run.
+        _run_compiler([gcc, *core.flags, "-mthumb", *objects, *link_flags, "-o", "linked.elf"], folder)
+        shutil.move(Path(folder, "linked.map"), out.with_suffix(".map"))
+        shutil.move(Path(folder, "linked.elf"), out)
     return out
 
 
-def _run_compiler(command: Sequence[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True)
+def _run_compiler(command: Sequence[str], folder: str | None = None) -> None:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode == 0:
         return
     overflow = _OVERFLOW.search(done.stderr)

@@ -73,7 +73,7 @@ def run(
     """Run a recipe: from training a teacher to C for the device, and a report.
 
     The stages are size, teacher, outputs, distil, quantize, onnx, tflite, c_source,
-    emulate, verify, budget, header and report.
+    firmware, emulate, verify, budget, header and report.
 
     Finished stages are not done again; a killed run continues where it was.
     """

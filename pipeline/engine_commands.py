@@ -1,6 +1,7 @@
 """What `microstill compile` and `microstill emulate` do and show."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ def compile_file(path: Path, out: Path, *, name: str, sram_limit: int | None) ->
 
 def show_compiled(compiled: Compiled, *, as_json: bool) -> None:
     """Print the memory plan, its figures and where the files are."""
-    plan = compiled.program.plan
+    plan, strips = compiled.program.plan, compiled.program.strips
     if as_json:
         figures = {
             "name": compiled.name,
@@ -36,6 +37,7 @@ def show_compiled(compiled: Compiled, *, as_json: bool) -> None:
             "buffer_bytes": compiled.buffer_bytes,
             "buffer_lower_bound": plan.lower_bound,
             "constant_bytes": compiled.constant_bytes,
+            "strips": asdict(strips) if strips else None,
         }
         print(json.dumps(figures))
         return

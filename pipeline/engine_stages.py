@@ -1,14 +1,17 @@
-"""The stages of the generated engine: its C source, and what it does on an emulated Cortex-M."""
+"""The stages of the generated engine: its C source, its programs, what they do on an emulated Cortex-M."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from export.boards import BOARDS
-from export.cores import CORES, core_of
-from export.engine.compile import compile_model, kernel_files
-from export.engine.measure import Measured, measure
+from export.cores import CORES, Core, core_of
+from export.cross_build import EMULATOR
+from export.engine.compile import compile_model, kernel_files, read_core
+from export.engine.measure import Int8, Measured, build_program, model_share, run_program
+from export.engine.program import make_program
 from export.errors import GateFailed
 from export.files import sha256_of, write_atomic
 from export.latency import estimate_latency
@@ -37,21 +40,43 @@ def build_c_source(run: Run, work: Work) -> dict[str, Any]:
     }
 
 
+def firmware_inputs(run: Run) -> dict[str, Any]:
+    """The cores, and sha256 of each file that every program is built with."""
+    files = [path for path in sorted(EMULATOR.iterdir()) if path.name != "plugin.c"]
+    return {
+        "cores": [asdict(core) for core in _cores(run).values()],
+        "files": {path.name: sha256_of(path) for path in files},
+    }
+
+
+def build_firmware(run: Run, work: Work) -> dict[str, Any]:
+    """Link the model and some test images into a program for each core, `<core>.elf`."""
+    graph = read_core(run.file("tflite", "model.tflite").read_bytes())
+    folder, images = run.artifacts["c_source"].path, _images(run)
+    programs = {
+        name: build_program(folder, graph, core, work.path / f"{name}.elf", images)
+        for name, core in _cores(run).items()
+    }
+    return {name: asdict(model_share(elf)) for name, elf in programs.items()}
+
+
 def build_emulation(run: Run, work: Work) -> dict[str, Any]:
-    """Run test images on the emulated Cortex-M4, and on the board's own core where that is another one."""
+    """Run the programs and their test images on the emulated cores."""
     model = run.file("tflite", "model.tflite").read_bytes()
-    board = BOARDS[run.recipe.board]
-    images = to_int8(run.dataset.test.images[:EMULATED_IMAGES])
-    expected = run_tflm(model, images)
-    own = core_of(board)
-    cores = {REFERENCE_CORE: CORES[REFERENCE_CORE], **({own.name: own} if own else {})}
-    measured = {name: measure(model, core, images) for name, core in cores.items()}
+    graph, images = read_core(model), _images(run)
+    program, expected = make_program(graph), run_tflm(model, images)
+    measured = {
+        name: run_program(run.file("firmware", f"{name}.elf"), core, graph, program)
+        for name, core in _cores(run).items()
+    }
     for name, result in measured.items():
         if not np.array_equal(result.outputs, expected):
             raise GateFailed(
                 f"emulate: the engine on {name} and TFLite Micro differ; this is a defect of microstill:"
                 f" please report it with {run.file('tflite', 'model.tflite')}"
             )
+    board = BOARDS[run.recipe.board]
+    own = core_of(board)
     figures = {
         "cores": {name: result.to_json() for name, result in measured.items()},
         "images": len(images),
@@ -62,6 +87,16 @@ def build_emulation(run: Run, work: Work) -> dict[str, Any]:
     reference = measured[REFERENCE_CORE]
     names = ("instructions", "cycles_estimated", "sram_bytes", "flash_bytes")
     return {name: getattr(reference, name) for name in names}
+
+
+def _cores(run: Run) -> dict[str, Core]:
+    """The Cortex-M4, and the board's own core where that is another one."""
+    own = core_of(BOARDS[run.recipe.board])
+    return {core.name: core for core in (CORES[REFERENCE_CORE], own) if core}
+
+
+def _images(run: Run) -> Int8:
+    return to_int8(run.dataset.test.images[:EMULATED_IMAGES])
 
 
 def _read_as(run: Run, measured: Measured) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from models.cost import macs, parameters
 from pipeline.artifacts import Work, tool_versions
 from pipeline.console import stderr
 from pipeline.context import Run
+from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.report_html import write_report_html
 from pipeline.sizing import noise, settle, size
 from pipeline.verify import verify
@@ -145,6 +146,7 @@ PRODUCTS = (
     ("tflite", "model_named.tflite"),
     ("c_source", "model.c"),
     ("c_source", "model.h"),
+    ("firmware", f"{REFERENCE_CORE}.elf"),
     ("header", "model_data.h"),
     ("header", "model_data.c"),
 )

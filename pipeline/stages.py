@@ -96,14 +96,24 @@ STAGES: tuple[Stage, ...] = (
         also=engine_stages.kernel_hashes,
     ),
     Stage(
+        "firmware",
+        "build the program for the emulated core, and for the board's where that is another",
+        1,
+        engine_stages.build_firmware,
+        (),
+        ("tflite", "c_source"),
+        also=engine_stages.firmware_inputs,
+        tools=("arm-none-eabi-gcc",),
+    ),
+    Stage(
         "emulate",
         "the engine on an emulated Cortex-M",
         1,
         engine_stages.build_emulation,
         ("board",),
-        ("tflite", "c_source"),
+        ("tflite", "firmware"),
         also=Run.board_figures,
-        tools=("gcc", "arm-none-eabi-gcc", "arm-none-eabi-objdump", "qemu-system-arm"),
+        tools=("gcc", "arm-none-eabi-objdump", "qemu-system-arm"),
     ),
     Stage(
         "verify",
@@ -127,7 +137,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "report",
         "report.json and report.html",
-        4,
+        5,
         export_stages.build_report,
         (),
         (
@@ -137,6 +147,7 @@ STAGES: tuple[Stage, ...] = (
             "onnx",
             "tflite",
             "c_source",
+            "firmware",
             "emulate",
             "verify",
             "budget",

@@ -8,7 +8,7 @@ import numpy as np
 from export.c_header import c_string
 from export.engine.kernel_call import Argument, Call, Struct, Table
 from export.engine.program import Program
-from export.graph import Tensor
+from export.graph import Graph, Tensor
 
 KERNELS = 1
 """MICROSTILL_KERNELS of firmware/kernels/microstill.h."""
@@ -17,19 +17,17 @@ _PER_LINE = {"int8_t": 24, "uint8_t": 24, "uint16_t": 16, "int32_t": 8}
 
 def render_header(program: Program, model: bytes, prefix: str, labels: Sequence[str] = ()) -> str:
     """The declarations of an application; `prefix` begins every name. labels: those of the output."""
-    graph = program.graph
-    upper = prefix.upper()
+    graph, upper = program.graph, prefix.upper()
+    borders = input_names(graph) | output_names(graph)
     tensors = "\n".join(
         line
-        for role, names in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs))
-        for index, name in enumerate(names)
-        for line in _tensor_macros(f"{upper}_{role}{index if len(names) > 1 else ''}", graph.tensors[name])
+        for border, name in borders.items()
+        for line in _tensor_macros(f"{upper}_{border.upper()}", graph.tensors[name])
     )
     accessors = "\n".join(
-        f"static inline int8_t *{prefix}_{role}{index if len(names) > 1 else ''}(void *buffer) {{\n"
+        f"static inline int8_t *{prefix}_{border}(void *buffer) {{\n"
         f"    return (int8_t *)buffer + {program.offsets[name]};\n}}"
-        for role, names in (("input", graph.inputs), ("output", graph.outputs))
-        for index, name in enumerate(names)
+        for border, name in borders.items()
     )
     declare_labels = (
         f"\n/* UTF-8 */\n#define {upper}_LABEL_COUNT {len(labels)}\n"
@@ -41,7 +39,7 @@ def render_header(program: Program, model: bytes, prefix: str, labels: Sequence[
  * sha256 of the .tflite: {hashlib.sha256(model).hexdigest()}
  *
  * static int32_t buffer[{upper}_BUFFER_BYTES / 4];
- * fill {prefix}_input(buffer); {prefix}_invoke(buffer); read {prefix}_output(buffer); */
+ * {usage(graph, prefix)}; */
 #ifndef {upper}_H
 #define {upper}_H
 
@@ -67,6 +65,29 @@ void {prefix}_invoke(void *buffer);
 
 #endif
 """
+
+
+def input_names(graph: Graph) -> dict[str, str]:
+    """The input as `input`, or several as `input0`, `input1`, ...: what the names in the header end in."""
+    return _numbered("input", graph.inputs)
+
+
+def output_names(graph: Graph) -> dict[str, str]:
+    """The same for outputs."""
+    return _numbered("output", graph.outputs)
+
+
+def _numbered(role: str, names: Sequence[str]) -> dict[str, str]:
+    return {f"{role}{index if len(names) > 1 else ''}": name for index, name in enumerate(names)}
+
+
+def usage(graph: Graph, prefix: str) -> str:
+    """How an application calls the model."""
+    fill, read = (
+        ", ".join(f"{prefix}_{border}(buffer)" for border in names)
+        for names in (input_names(graph), output_names(graph))
+    )
+    return f"fill {fill}; {prefix}_invoke(buffer); read {read}"
 
 
 def _tensor_macros(name: str, tensor: Tensor) -> Iterable[str]:

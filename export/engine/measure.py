@@ -1,4 +1,7 @@
-"""Generated models at work: measured on an emulated core (`measure`), built for this host (`run_on_host`)."""
+"""Generated models at work: measured on an emulated core (`measure`), built for this host (`run_on_host`).
+
+`measure` is `compile_model`, `build_program` and `run_program`.
+"""
 
 import subprocess
 import tempfile
@@ -16,7 +19,9 @@ from export.arm_elf import Share, shares
 from export.cores import Core
 from export.cross_build import C_FLAGS, build
 from export.emulate import Emulation, emulate
-from export.engine.compile import Compiled, compile_model
+from export.engine.c_source import output_names
+from export.engine.compile import buffer_bytes, compile_model
+from export.engine.program import Program
 from export.engine.self_test import stated_input
 from export.errors import InputError, MicrostillError
 from export.graph import Graph, Operator
@@ -101,35 +106,63 @@ def measure(model: bytes, core: Core, inputs: Int8 | None = None) -> Measured:
     """
     with tempfile.TemporaryDirectory() as folder:
         compiled = compile_model(model, Path(folder, "model"))
-        given = _inputs(compiled.core, inputs)
-        (compiled.folder / "inputs.h").write_text(_render_inputs(compiled.core, given))
-        sources = [
-            FIRMWARE / "emulator" / "model_main.c",
-            *_sources(compiled.folder),
-            *sorted(compiled.folder.glob("kernels/*.S")),
-        ]
-        elf = build(core, sources, [compiled.folder], Path(folder, "model.elf"))
-        run = emulate(core, elf, calls_of="model_invoke", timeout_s=TIMEOUT_S)
-        parts = [share for name, share in shares(elf).items() if name not in _NOT_THE_MODEL]
+        elf = build_program(compiled.folder, compiled.core, core, Path(folder, "model.elf"), inputs)
+        return run_program(elf, core, compiled.core, compiled.program)
+
+
+def build_program(folder: Path, graph: Graph, core: Core, out: Path, inputs: Int8 | None = None) -> Path:
+    """Link a compiled model and `inputs` (N, ...), the stated one if None, into the ELF file `out`.
+
+    folder: what `compile_model` wrote under the name `model`; graph: its core. The linker's map comes beside.
+
+    Raises:
+        InputError: the inputs do not fit the model.
+        OverBudget: the program does not fit the core.
+        ResourceMissing: no cross compiler.
+    """
+    given = _inputs(graph, inputs)
+    sources = [
+        FIRMWARE / "emulator" / "model_main.c",
+        *_sources(folder),
+        *sorted(folder.glob("kernels/*.S")),
+    ]
+    with tempfile.TemporaryDirectory() as generated:
+        Path(generated, "inputs.h").write_text(_render_inputs(graph, given))
+        return build(core, sources, [folder, Path(generated)], out)
+
+
+def run_program(elf: Path, core: Core, graph: Graph, program: Program) -> Measured:
+    """Run what `build_program` made and measure it.
+
+    graph: the model's core. program: as the engine computes it, from which the C was made.
+
+    Raises:
+        ResourceMissing: no emulator.
+        MicrostillError: the program faults, fails, or is not that of `program`.
+    """
+    run = emulate(core, elf, calls_of="model_invoke", timeout_s=TIMEOUT_S)
     if run.status != 0:
         raise MicrostillError(f"the model ended on {core.name} with status {run.status}")
-    return _measured(core, compiled, run, parts)
-
-
-def _measured(core: Core, compiled: Compiled, run: Emulation, parts: Sequence[Share]) -> Measured:
-    output = compiled.core.tensors[compiled.core.outputs[0]]
+    output = graph.tensors[graph.outputs[0]]
+    memory = model_share(elf)
     return Measured(
         core=core.name,
-        macs=sum(macs(compiled.core, operator) for operator in compiled.core.operators),
+        macs=sum(macs(graph, operator) for operator in graph.operators),
         instructions=run.instructions,
         cycles_estimated=run.cycles_estimated,
-        buffer_bytes=compiled.buffer_bytes,
-        static_bytes=sum(part.static_bytes for part in parts),
+        buffer_bytes=buffer_bytes(program),
+        static_bytes=memory.static_bytes,
         stack_bytes=run.stack_bytes,
-        flash_bytes=sum(part.flash_bytes for part in parts),
+        flash_bytes=memory.flash_bytes,
         outputs=np.frombuffer(run.stdout, np.int8).reshape(-1, *output.shape[1:]),
-        layers=_layers(compiled, run),
+        layers=_layers(graph, program, run),
     )
+
+
+def model_share(elf: Path) -> Share:
+    """What the model takes of a program of `build_program`: without start-up code, buffer and inputs."""
+    parts = [share for name, share in shares(elf).items() if name not in _NOT_THE_MODEL]
+    return Share(sum(part.flash_bytes for part in parts), sum(part.static_bytes for part in parts))
 
 
 def run_on_host(
@@ -176,20 +209,20 @@ def macs(graph: Graph, operator: Operator) -> int:
             return 0
 
 
-def _layers(compiled: Compiled, run: Emulation) -> tuple[Layer, ...]:
+def _layers(model: Graph, program: Program, run: Emulation) -> tuple[Layer, ...]:
     """The calls in order, given to the operators that they belong to; the return goes with the last one."""
-    steps = compiled.program.steps
+    steps = program.steps
     work = [parts for _, parts in run.calls]
     expected = sum(len(step.calls) for step in steps)
     if len(work) not in (expected, expected + 1):
         raise MicrostillError(f"model_invoke made {len(work)} calls where the program has {expected}")
     last = max((index for index, step in enumerate(steps) if step.calls), default=0)
-    own = {operator.outputs[0]: operator for operator in compiled.core.operators}
+    own = {operator.outputs[0]: operator for operator in model.operators}
     layers, done = [], 0
     for index, step in enumerate(steps):
         # The engine may have changed an operator's shapes; those of the model are shown where it has it.
         output = step.operator.outputs[0]
-        graph = compiled.core if output in own else compiled.program.graph
+        graph = model if output in own else program.graph
         operator = own.get(output, step.operator)
         end = len(work) if index == last else done + len(step.calls)
         total = _total(work[done:end], counted=run.cycles_estimated is not None)
@@ -205,6 +238,8 @@ def _total(work: Sequence[Work], *, counted: bool) -> tuple[int, int | None]:
 
 
 def _inputs(core: Graph, inputs: Int8 | None) -> Int8:
+    if len(core.inputs) != 1:
+        raise InputError(f"{core.name!r} has {len(core.inputs)} inputs; only models with one can be run here")
     tensor = core.tensors[core.inputs[0]]
     if inputs is None:
         return stated_input(tensor.bytes).reshape(tensor.shape)
@@ -217,8 +252,8 @@ def _inputs(core: Graph, inputs: Int8 | None) -> Int8:
 
 
 def _output_macros(core: Graph) -> dict[str, str]:
-    suffix = "0" if len(core.outputs) > 1 else ""
-    return {"OUTPUT": f"model_output{suffix}", "OUTPUT_BYTES": f"MODEL_OUTPUT{suffix}_BYTES"}
+    first = next(iter(output_names(core)))
+    return {"OUTPUT": f"model_{first}", "OUTPUT_BYTES": f"MODEL_{first.upper()}_BYTES"}
 
 
 def _render_inputs(core: Graph, inputs: Int8) -> str:

@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from export.engine.calls import Call, calls_of
 from export.engine.constant_channels import drop_constant_channels
 from export.engine.fold import fold
 from export.engine.planner import Block, Overlap, Plan, plan
-from export.engine.strips import in_strips
+from export.engine.strips import Strips, in_strips, recomputed_share
 from export.engine.views import Views, find_views
 from export.graph import Graph, Operator
 
@@ -38,7 +38,7 @@ class Program:
     """What the C source is made of.
 
     offsets: of every activation in the buffer, bytes. blocks: what was placed; tensors that lie exactly over
-    each other are one, named after the first.
+    each other are one, named after the first. strips: of the `simplified` graph, where some were made.
     """
 
     graph: Graph
@@ -46,6 +46,7 @@ class Program:
     offsets: Mapping[str, int]
     blocks: tuple[Block, ...]
     plan: Plan
+    strips: Strips | None = None
 
 
 def make_program(
@@ -59,14 +60,16 @@ def make_program(
     Raises InputError for an operator that the engine does not have.
     """
     graph = simplified(graph)
+    made = None
     if strips is not None:
+        made = Strips(*strips, recomputed_share(graph, *strips))
         graph = in_strips(graph, *strips)
     small = _lay_out(graph, [scratch_bytes] * len(graph.operators))
     needed = [max((call.scratch_bytes for call in step.calls), default=0) for step in small.steps]
     free = (small.plan.bytes - used for used in small.plan.steps)
     limits = [max(spare + scratch, scratch_bytes) for spare, scratch in zip(free, needed, strict=False)]
     large = _lay_out(graph, limits)
-    return large if large.plan.bytes <= small.plan.bytes else small
+    return replace(large if large.plan.bytes <= small.plan.bytes else small, strips=made)
 
 
 def simplified(graph: Graph) -> Graph:

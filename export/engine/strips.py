@@ -7,7 +7,7 @@ the memory plan turns into views.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,23 @@ POINTWISE = ("ADD", "MUL", "RELU", "RELU6", "LEAKY_RELU", "LOGISTIC", "HARD_SWIS
 COUNTS = (2, 3, 4, 6, 8, 12, 16, 24)  # of strips, that `likely_strips` considers
 
 Rows = tuple[int, int]  # first and behind the last
+
+
+@dataclass(frozen=True)
+class Strips:
+    """How the first operators of a graph run in strips, and what that costs.
+
+    operators: how many; count: of strips. recomputed_share: as from the function of this name.
+    """
+
+    operators: int
+    count: int
+    recomputed_share: float
+
+    def __str__(self) -> str:
+        first, their = (f"{self.operators} operators", "their") if self.operators > 1 else ("operator", "its")
+        percent = f"{100 * self.recomputed_share:.0f} %"
+        return f"first {first} in {self.count} strips of rows: {percent} of {their} rows are computed twice"
 
 
 def stage_lengths(graph: Graph) -> list[int]:

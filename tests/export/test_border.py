@@ -2,11 +2,10 @@
 
 from dataclasses import replace
 
-import flatbuffers
 import numpy as np
 import pytest
+from bordered import FLOAT32, UINT8, bordered
 from int8_graphs import activation, graph, random_inputs, small_net
-from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
 from export.border import int8_core
 from export.errors import InputError
@@ -17,45 +16,13 @@ from export.tflite_writer import write_tflite
 from export.tflm import run_tflm
 from export.tflm_worker import call
 
-FLOAT32, UINT8 = schema.TensorType.FLOAT32, schema.TensorType.UINT8
 ARENA_BYTES = 1 << 16
 NET = small_net()
 
 
-def bordered(border_type: int) -> bytes:
-    """The small net's file with an input and an output of another type, and the operators between."""
-    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(write_tflite(NET, strip=False), 0))
-    subgraph = model.subgraphs[0]
-
-    def convert(kind: str, inner: int, name: str) -> tuple[int, schema.OperatorT]:
-        code, tensor, operator = schema.OperatorCodeT(), schema.TensorT(), schema.OperatorT()
-        code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
-        model.operatorCodes.append(code)
-        twin = subgraph.tensors[inner]
-        tensor.shape, tensor.type, tensor.name, tensor.buffer = twin.shape, border_type, name, 0
-        if border_type == UINT8:
-            tensor.quantization = schema.QuantizationParametersT()
-            tensor.quantization.scale = twin.quantization.scale
-            tensor.quantization.zeroPoint = [int(twin.quantization.zeroPoint[0]) + 128]
-        subgraph.tensors.append(tensor)
-        operator.opcodeIndex = len(model.operatorCodes) - 1
-        return len(subgraph.tensors) - 1, operator
-
-    (source,), (result,) = subgraph.inputs, subgraph.outputs
-    outer_source, head = convert("QUANTIZE", source, "source")
-    outer_result, tail = convert("QUANTIZE" if border_type == UINT8 else "DEQUANTIZE", result, "result")
-    head.inputs, head.outputs = [outer_source], [source]
-    tail.inputs, tail.outputs = [result], [outer_result]
-    subgraph.operators = [head, *subgraph.operators, tail]
-    subgraph.inputs, subgraph.outputs = [outer_source], [outer_result]
-    builder = flatbuffers.Builder(1024)
-    builder.Finish(model.Pack(builder), b"TFL3")
-    return bytes(builder.Output())
-
-
 @pytest.mark.parametrize("border_type", [FLOAT32, UINT8])
 def test_core_computes_what_the_whole_model_does(border_type):
-    whole = bordered(border_type)
+    whole = bordered(NET, border_type)
     core = int8_core(read_tflite(whole))
     inputs = random_inputs(core, 20, 0)
     outputs = run(core, inputs)
@@ -71,7 +38,7 @@ def test_core_computes_what_the_whole_model_does(border_type):
 
 @pytest.mark.parametrize("border_type", [FLOAT32, UINT8])
 def test_core_is_the_network_without_its_border(border_type):
-    core = int8_core(read_tflite(bordered(border_type)))
+    core = int8_core(read_tflite(bordered(NET, border_type)))
     assert (core.operators, core.inputs, core.outputs) == (NET.operators, NET.inputs, NET.outputs)
     assert core.tensors.keys() == NET.tensors.keys()
 

@@ -192,13 +192,27 @@ def test_compile(call, small_model, tmp_path):
     code, printed, err = call("compile", small_model, "--out", out, "--name", "net")
     assert code == 0, err
     assert "no plan is smaller" in printed and str(out / "net.h") in printed
+    assert "strips" not in printed
     assert (out / "net.c").exists()
-    code, printed, _ = call("compile", small_model, "--out", out, "--name", "net", "--json")
+    code, line, _ = call("compile", small_model, "--out", out, "--name", "net", "--json")
     assert code == 0
-    (line,) = printed.splitlines()
+    assert len(line.splitlines()) == 1
     figures = json.loads(line)
     assert figures["buffer_bytes"] >= figures["buffer_lower_bound"] > 0
+    assert figures["strips"] is None
+    assert f"alone needs {figures['buffer_lower_bound']:,} B" in printed
     assert set(figures["files"]) == {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+
+
+def test_compile_tells_of_strips(call, small_model, tmp_path):
+    out = tmp_path / "c"
+    code, line, err = call("compile", small_model, "--out", out, "--json", "--sram-limit", 8000)
+    assert code == 0, err
+    strips = json.loads(line)["strips"]
+    assert (strips["operators"], strips["count"]) == (4, 3)
+    code, printed, _ = call("compile", small_model, "--out", out, "--sram-limit", 8000)
+    percent = f"{100 * strips['recomputed_share']:.0f} %"
+    assert f"first 4 operators in 3 strips of rows: {percent} of their rows are computed twice" in printed
 
 
 def test_wrong_compiles(call, small_model, tmp_path):

@@ -41,6 +41,9 @@ def test_a_run_prints_its_result_and_leaves_every_artifact(finished):
     assert set(command_line.manifests()) == set(STAGE_NAMES)
     latest = command_line.runs / "small" / "latest"
     assert "model_labels[MODEL_LABEL_COUNT]" in (latest / "c_source" / "model.h").read_text()
+    assert {path.name for path in (latest / "firmware").iterdir()} == {"m4.elf", "m4.map", "manifest.json"}
+    share = json.loads((latest / "firmware" / "manifest.json").read_text())["metrics"]["m4"]
+    assert share == {name: engine["cores"]["m4"][name] for name in ("flash_bytes", "static_bytes")}
     assert "MODEL_ARENA_BYTES" in (latest / "header" / "model_data.h").read_text()
     page = (latest / "report" / "report.html").read_text()
     assert "<svg" in page
@@ -131,6 +134,7 @@ def test_another_board_repeats_only_what_depends_on_it(copied):
     exit_status, _, err = copied("run", copied.recipe, "--set", "board=pico-2")
     assert exit_status == 0, err
     assert "c_source  reused" in err
+    assert "firmware  done" in err
     assert "verify    reused" in err
     assert "budget    done" in err
     emulation = json.loads((copied.runs / "small/latest/emulate/emulation.json").read_text())

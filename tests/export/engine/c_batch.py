@@ -18,7 +18,8 @@ from export.graph import Graph
 from export.operators import OPERATORS, check
 
 HERE = Path(__file__).parent
-KERNELS = HERE.parents[2] / "firmware" / "kernels"
+FIRMWARE = HERE.parents[2] / "firmware"
+KERNELS, HOST_MAIN = FIRMWARE / "kernels", FIRMWARE / "host" / "model_main.c"
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 MOST_BORDERS = 4

@@ -2,8 +2,9 @@
 
 import subprocess
 
+import numpy as np
 import pytest
-from c_batch import KERNELS, SANITIZERS, compare, compile_all, write_sources
+from c_batch import HOST_MAIN, KERNELS, SANITIZERS, compare, compile_all, write_sources
 
 from export.engine.program import make_program
 
@@ -33,3 +34,21 @@ def equal(kernels, tmp_path):
         return programs
 
     return check
+
+
+@pytest.fixture
+def host_outputs(kernels):
+    """Runs what `compile_model` wrote under the name `model`: the only output for each of the inputs."""
+
+    def run(compiled, inputs):
+        macros = ("-DOUTPUT=model_output", "-DOUTPUT_BYTES=MODEL_OUTPUT_BYTES")
+        sources, folder = [HOST_MAIN, compiled.folder / "model.c"], compiled.folder
+        objects = compile_all(sources, folder, "-O0", *SANITIZERS, f"-I{folder}", *macros)
+        program = folder / "program"
+        subprocess.run(["gcc", *SANITIZERS, *objects, *kernels, "-o", program], check=True)
+        done = subprocess.run([program], input=inputs.tobytes(), capture_output=True)
+        assert done.returncode == 0, done.stderr.decode(errors="replace")[:3000]
+        output = compiled.core.tensors[compiled.core.outputs[0]]
+        return np.frombuffer(done.stdout, np.int8).reshape(len(inputs), *output.shape[1:])
+
+    return run

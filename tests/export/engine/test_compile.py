@@ -1,6 +1,7 @@
 """The compiled folder: complete or untouched, the same bytes each time, C that builds without a warning."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from int8_graphs import activation, one_operator, small_net
+from tflite_micro.python.tflite_micro import runtime
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
 from export.engine.compile import compile_model, kernel_files
 from export.engine.self_test import stated_input
 from export.errors import InputError, OverBudget, ResourceMissing
-from export.graph import Graph
+from export.graph import Graph, Operator
 from export.reference import run
 from export.tflite_writer import write_tflite
 
@@ -73,6 +75,33 @@ def test_the_folder_is_complete_and_its_self_test_passes(tmp_path):
     assert len((tmp_path / "out" / "README.md").read_text().splitlines()) <= 10
     assert f"MODEL_BUFFER_BYTES {compiled.buffer_bytes}\n" in (tmp_path / "out" / "model.h").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_several_inputs_and_outputs(tmp_path):
+    image, gate = activation("image", (1, 4, 5, 8), 0.1, 3), activation("gate", (1, 1, 1, 8), 0.02, -7)
+    scaled, more = activation("scaled", image.shape, 0.05, 1), activation("more", image.shape, 0.1, -9)
+    tensors = {tensor.name: tensor for tensor in (image, gate, scaled, more)}
+    linear = {"activation": "NONE"}
+    operators = (
+        Operator("MUL", ("image", "gate"), ("scaled",), linear),
+        Operator("ADD", ("scaled", "image"), ("more",), linear),
+    )
+    network = Graph("several", tensors, operators, ("gate", "image"), ("more", "scaled"))
+    model = write_tflite(network)
+    compile_model(model, tmp_path)
+    assert status(tmp_path, *FLAGS, *SANITIZERS, *sources(tmp_path)) == 0
+    call = "fill model_input0(buffer), model_input1(buffer); model_invoke(buffer); read model_output0(buffer)"
+    assert call in (tmp_path / "README.md").read_text()
+
+    interpreter = runtime.Interpreter.from_bytes(model, arena_size=1 << 16)
+    gates, images = np.split(stated_input(8 + 160), [8])
+    interpreter.set_input(gates.reshape(gate.shape), 0)
+    interpreter.set_input(images.reshape(image.shape), 1)
+    interpreter.invoke()
+    golden = re.findall(r"= {([^}]*)}", (tmp_path / "model_golden.h").read_text())
+    for index, values in enumerate(golden):
+        assert interpreter.get_output(index).ravel().tolist() == [int(value) for value in values.split(",")]
+    assert len(golden) == 2
 
 
 def test_the_self_test_notices_another_output(tmp_path):

@@ -3,17 +3,19 @@
 import json
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from int8_graphs import random_inputs, small_net
+from int8_graphs import activation, random_inputs, small_net
 
 from export.cores import CORES
 from export.engine.compile import compile_model
-from export.engine.measure import macs, measure, run_on_host
+from export.engine.measure import build_program, macs, measure, model_share, run_on_host, run_program
 from export.engine.self_test import stated_input
 from export.errors import InputError, MicrostillError, OverBudget, ResourceMissing
+from export.graph import Graph, Operator
 from export.reference import run
 from export.tflite_writer import write_tflite
 from export.tflm import run_tflm
@@ -45,6 +47,34 @@ def test_figures_add_up(measured):
 def test_flash_is_constants_and_code(measured, tmp_path):
     constants = compile_model(MODEL, tmp_path).constant_bytes
     assert constants < measured.flash_bytes < constants + 16_000
+
+
+def test_a_program_has_the_same_bytes_wherever_it_is_built(measured, tmp_path):
+    programs = []
+    for name in ("one", "another"):
+        compiled = compile_model(MODEL, tmp_path / name / "model")
+        out = tmp_path / name / "m4.elf"
+        programs.append(build_program(compiled.folder, compiled.core, CORES["m4"], out))
+        assert sorted(path.name for path in out.parent.iterdir()) == ["m4.elf", "m4.map", "model"]
+        assert set(compiled.files) == {
+            str(path.relative_to(compiled.folder)) for path in compiled.folder.rglob("*") if path.is_file()
+        }
+    for suffix in (".elf", ".map"):
+        one, another = (elf.with_suffix(suffix).read_bytes() for elf in programs)
+        assert one == another
+        assert str(tmp_path).encode() not in one
+    figures = run_program(programs[0], CORES["m4"], compiled.core, compiled.program)
+    assert figures.to_json() == measured.to_json()
+    share = model_share(programs[0])
+    assert (share.flash_bytes, share.static_bytes) == (measured.flash_bytes, measured.static_bytes)
+
+
+def test_a_program_of_another_model_is_noticed(tmp_path):
+    compiled = compile_model(MODEL, tmp_path / "model")
+    elf = build_program(compiled.folder, compiled.core, CORES["m4"], tmp_path / "m4.elf")
+    fewer = replace(compiled.program, steps=compiled.program.steps[1:])
+    with pytest.raises(MicrostillError, match="calls where the program has"):
+        run_program(elf, CORES["m4"], compiled.core, fewer)
 
 
 def test_macs_by_hand(measured):
@@ -114,6 +144,18 @@ def test_inputs_that_do_not_fit(inputs, tmp_path):
         measure(MODEL, CORES["m4"], inputs)
     with pytest.raises(InputError, match="takes int8 inputs"):
         run_on_host(tmp_path, NET, inputs)
+
+
+def test_several_inputs(tmp_path):
+    add = Operator("ADD", ("x", "y"), ("z",), {"activation": "NONE"})
+    tensors = {name: activation(name, (1, 4), 0.1, 3) for name in "xyz"}
+    network = Graph("pair", tensors, (add,), ("x", "y"), ("z",))
+    for run_it in (
+        lambda: measure(write_tflite(network), CORES["m4"]),
+        lambda: run_on_host(tmp_path, network, np.zeros((1, 4), np.int8)),
+    ):
+        with pytest.raises(InputError, match="has 2 inputs; only models with one can be run here"):
+            run_it()
 
 
 def test_a_core_that_is_too_small():

@@ -7,7 +7,7 @@ from random_networks import NetworkBuilder
 
 from export.engine.compile import buffer_bytes, compile_model
 from export.engine.program import make_program, simplified
-from export.engine.strips import in_strips, likely_strips, recomputed_share, stage_lengths
+from export.engine.strips import Strips, in_strips, likely_strips, recomputed_share, stage_lengths
 from export.errors import OverBudget
 from export.tflite_writer import write_tflite
 
@@ -93,6 +93,26 @@ def test_a_limit_chooses_strips(tmp_path):
     strips = compile_model(model, tmp_path / "strips", sram_limit=limit).program
     assert buffer_bytes(strips) <= limit
     assert len(strips.steps) > len(whole.steps)
+
+
+def test_strips_and_their_cost_are_told(tmp_path):
+    model = write_tflite(convolutions(32, (32, 1), (8, 2)))
+    whole = compile_model(model, tmp_path / "whole")
+    assert whole.program.strips is None
+    assert "strips" not in whole.plan_text + (whole.folder / "README.md").read_text()
+    compiled = compile_model(model, tmp_path / "strips", sram_limit=whole.buffer_bytes // 2)
+    strips = compiled.program.strips
+    graph = simplified(compiled.core)
+    assert strips.recomputed_share == recomputed_share(graph, strips.operators, strips.count)
+    for text in (compiled.plan_text, *((compiled.folder / n).read_text() for n in ("plan.txt", "README.md"))):
+        assert str(strips) in text
+
+
+def test_strips_in_words():
+    assert str(Strips(4, 3, 0.144)) == (
+        "first 4 operators in 3 strips of rows: 14 % of their rows are computed twice"
+    )
+    assert str(Strips(1, 2, 0)) == "first operator in 2 strips of rows: 0 % of its rows are computed twice"
 
 
 def test_a_limit_below_the_input_is_refused_with_the_closest_plan(tmp_path):
