@@ -18,7 +18,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from export.cores import CORES
+from export.emulation.cores import CORES
 from export.engine.compile import compile_model
 from export.engine.measure import Measured, measure
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from export.cores import CORES
+from export.emulation.cores import CORES
 from export.engine.compile import Compiled, check_name, compile_model, read_core
 from export.engine.measure import Measured, measure
 from export.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from export.boards import BOARDS
-from export.cores import CORES, Core, core_of
-from export.cross_build import EMULATOR
+from export.emulation.cores import CORES, Core, core_of
+from export.emulation.cross_build import EMULATOR
 from export.engine.compile import compile_model, kernel_files, read_core
 from export.engine.measure import Int8, Measured, build_program, model_share, run_program
 from export.engine.program import make_program

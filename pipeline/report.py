@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from export.cores import CORES
+from export.emulation.cores import CORES
 
 Report = Mapping[str, Any]
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from export.cores import CORES
+from export.emulation.cores import CORES
 from export.errors import ResourceMissing
 from export.files import write_atomic
 from pipeline.report import (

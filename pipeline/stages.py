@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from export.emulation.tools import find_tool
 from export.errors import GateFailed
-from export.tools import find_tool
 from models.memory import keep_freed_memory
 from pipeline import engine_stages, export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions

@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from export.arm_elf import Share, shares
-from export.cores import Core
-from export.cross_build import C_FLAGS, build
-from export.emulate import Emulation, emulate
+from export.emulation.arm_elf import Share, shares
+from export.emulation.cores import Core
+from export.emulation.cross_build import C_FLAGS, build
+from export.emulation.emulate import Emulation, emulate
+from export.emulation.tools import find_tool
+from export.emulation.work import Work
 from export.engine.c_source import output_names
 from export.engine.compile import buffer_bytes, compile_model
 from export.engine.program import Program
 from export.engine.self_test import stated_input
 from export.errors import InputError, MicrostillError
 from export.graph import Graph, Operator
-from export.tools import find_tool
-from export.work import Work
 
 FIRMWARE = Path(__file__).parents[2] / "firmware"
 TIMEOUT_S = 600

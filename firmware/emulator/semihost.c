@@ -36,7 +36,7 @@ void semihost_exit(int status) {
   for (;;) call_host(SYS_EXIT_EXTENDED, reason);
 }
 
-/* Tells export/emulate.py a value on standard error, as a line `what 0123abcd`. */
+/* Tells export/emulation/emulate.py a value on standard error, as a line `what 0123abcd`. */
 void semihost_report(const char *what, uint32_t value) {
   char line[32];
   uint32_t length = 0;

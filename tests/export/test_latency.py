@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from export.boards import BOARDS
-from export.cores import core_of
+from export.emulation.cores import core_of
 from export.engine.measure import Measured
 from export.latency import estimate_latency
 

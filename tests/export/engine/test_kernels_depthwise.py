@@ -9,9 +9,9 @@ from c_batch import KERNELS, compare, write_sources
 from int8_graphs import activation, graph
 from test_kernels import SANITIZERS, compile_all
 
-from export.cores import CORES
-from export.cross_build import build
-from export.emulate import emulate
+from export.emulation.cores import CORES
+from export.emulation.cross_build import build
+from export.emulation.emulate import emulate
 from export.engine.program import make_program
 from export.graph import Graph, Operator, Quantization, Tensor
 

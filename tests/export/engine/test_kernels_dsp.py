@@ -6,9 +6,9 @@ import pytest
 from c_batch import EXTREME, KERNELS, LARGE, SMALL, compare, drawn, write_sources
 from random_networks import random_network, special_networks
 
-from export.cores import CORES
-from export.cross_build import build
-from export.emulate import emulate
+from export.emulation.cores import CORES
+from export.emulation.cross_build import build
+from export.emulation.emulate import emulate
 from export.engine.program import make_program
 from export.graph import Graph
 from export.operators import OPERATORS

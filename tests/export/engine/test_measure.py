@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from int8_graphs import activation, random_inputs, small_net
 
-from export.cores import CORES
+from export.emulation.cores import CORES
 from export.engine.compile import compile_model
 from export.engine.measure import build_program, macs, measure, model_share, run_on_host, run_program
 from export.engine.self_test import stated_input

@@ -10,7 +10,7 @@ import torch
 from int8_graphs import random_inputs
 
 from export.boards import BOARDS
-from export.cores import CORES
+from export.emulation.cores import CORES
 from export.engine.compile import compile_model, read_core
 from export.engine.measure import measure
 from export.tflm import run_tflm

@@ -2,8 +2,8 @@
 
 import pytest
 
-from export.arm_elf import Instruction
-from export.m4_cycles import REFILL_CYCLES, Count, estimate_cycles
+from export.emulation.arm_elf import Instruction
+from export.emulation.m4_cycles import REFILL_CYCLES, Count, estimate_cycles
 
 
 def cycles(*texts, taken=0):

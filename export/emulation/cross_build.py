@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from export.cores import Core
+from export.emulation.cores import Core
+from export.emulation.tools import find_tool
 from export.errors import MicrostillError, OverBudget, ResourceMissing
-from export.tools import find_tool
 
-EMULATOR = Path(__file__).parent.parent / "firmware" / "emulator"
+EMULATOR = Path(__file__).parents[2] / "firmware" / "emulator"
 C_FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 _OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")

@@ -1,7 +1,7 @@
-"""A program built by export/cross_build.py runs on an emulated Cortex-M core and is measured: `emulate`.
+"""A program that cross_build.py made runs on an emulated Cortex-M core and is measured: `emulate`.
 
 Exact, and the same in every run: output, exit status, instructions, memory. Estimated: cycles, by
-export/m4_cycles.py. The emulator has no caches and no wait states, and its clock means nothing.
+export/emulation/m4_cycles.py. The emulator has no caches and no wait states, and its clock means nothing.
 """
 
 import functools
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.arm_elf import Program, read_elf
-from export.cores import Core
-from export.cross_build import C_FLAGS, EMULATOR
+from export.emulation.arm_elf import Program, read_elf
+from export.emulation.cores import Core
+from export.emulation.cross_build import C_FLAGS, EMULATOR
+from export.emulation.tools import find_tool
+from export.emulation.work import Work, read_work
 from export.errors import MicrostillError
-from export.tools import find_tool
-from export.work import Work, read_work
 
-_CACHE = Path(__file__).parent.parent / "build"
+_CACHE = Path(__file__).parents[2] / "build"
 _REPORT = re.compile(r"^(stack|fault|overflow) ([0-9a-f]{8})$", re.MULTILINE)
 _COMPLAINT = re.compile(r"^(?:qemu|plugin)(?!.* warning: ).*$", re.MULTILINE)
 
@@ -36,7 +36,7 @@ class Emulation:
         `calls_of` executes itself belongs to the call after it. What follows the last call comes last, with
         the function that execution returned to. Empty without `calls_of`.
     stack_bytes: written below the frame that called measure_begin(), until measure_end(); 0 without these.
-    static_bytes, flash_bytes: as in export.arm_elf.Program, the start-up code of under 1 KiB included.
+    static_bytes, flash_bytes: as in arm_elf.Program, the start-up code of under 1 KiB included.
     """
 
     stdout: bytes

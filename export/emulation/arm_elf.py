@@ -13,9 +13,9 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from export.emulation.tools import find_tool
 from export.errors import InputError
 from export.files import read_input
-from export.tools import find_tool
 
 _INSTRUCTION = re.compile(r" *([0-9a-f]+):\t([a-z][^\t\n]*)(?:\t([^@\n]*))?")
 _MAP_ENTRY = re.compile(r"^ (\.\w+)\S*\s+0x[0-9a-f]+\s+0x([0-9a-f]+) (\S+)$", re.MULTILINE)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.arm_elf import Instruction, Program, disassemble
-from export.cores import Core
+from export.emulation.arm_elf import Instruction, Program, disassemble
+from export.emulation.cores import Core
+from export.emulation.m4_cycles import Count, estimate_cycles
 from export.errors import MicrostillError
-from export.m4_cycles import Count, estimate_cycles
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
-from export.arm_elf import Instruction
+from export.emulation.arm_elf import Instruction
 
 REFILL_CYCLES = 2
 _DIVISION_CYCLES = 7

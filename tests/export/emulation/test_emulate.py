@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
-from export.arm_elf import shares
-from export.cores import CORES
-from export.cross_build import build
-from export.emulate import emulate
+from export.emulation.arm_elf import shares
+from export.emulation.cores import CORES
+from export.emulation.cross_build import build
+from export.emulation.emulate import emulate
 from export.errors import InputError, MicrostillError, OverBudget, ResourceMissing
 
 ALL_CORES = [pytest.param(core, id=name) for name, core in CORES.items()]

@@ -1,0 +1,1 @@
+"""Programs for Cortex-M cores, built, run on emulated ones, and measured."""
