@@ -21,7 +21,7 @@ _MODULES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 def run_litert(model: bytes, inputs: npt.NDArray[np.int8], *, kernels: Kernels) -> npt.NDArray[np.int8]:
     """Run each of `inputs` (N, ...), int8, through LiteRT; returns the first output (N, ...), int8.
 
-    kernels: `reference`, which rounds as TFLM does except in fully connected layers and softmax, or
+    kernels: `reference`, which rounds as TFLM does except in fully connected layers, softmax and logistic, or
     `optimized`, with XNNPACK where it accepts the model: only one written with strip=False.
     Raises InputError if LiteRT cannot load or run the model, ResourceMissing if it is not installed.
     """

@@ -147,13 +147,18 @@ def _optimizer(trainable: nn.Module, settings: Settings) -> torch.optim.Optimize
     ]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
-    return torch.optim.SGD(
+    sgd = torch.optim.SGD(
         groups,
         lr=settings.learning_rate,
         momentum=settings.momentum,
         nesterov=settings.momentum > 0,
         fused=True,
     )
+    if settings.momentum > 0:
+        # The fused step needs every momentum or none, and a later loss may be the first to reach a parameter.
+        for parameter in parameters:
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return sgd
 
 
 def _generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:

@@ -107,6 +107,25 @@ def test_each_dict_is_back_propagated_on_its_own_and_every_term_is_logged(split,
         graphs[0].sum().backward()
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_later_loss_may_be_the_first_to_reach_a_layer(split, tmp_path, optimizer):
+    """As FitNet's second stage reaches the classifier."""
+    net = network()
+    head = net[-1].weight.detach().clone()
+    moved = []
+
+    def step(batch, epoch):
+        moved.append(not torch.equal(net[-1].weight, head))
+        features = net[:-1](batch.inputs)
+        loss = features.square().mean() if epoch.index == 0 else net[-1](features).square().mean()
+        yield {"loss": loss}
+
+    run(net, split, tmp_path, replace(SETTINGS, optimizer=optimizer), step)
+    first_epoch = len(split.labels) // SETTINGS.batch_size
+    assert not any(moved[: first_epoch + 1])
+    assert all(moved[first_epoch + 1 :])
+
+
 def test_a_loss_that_is_not_finite_stops_at_once_and_names_the_last_checkpoint(split, tmp_path):
     net = network()
     steps = []
