@@ -46,7 +46,7 @@ def render_header(program: Program, model: bytes, prefix: str, labels: Sequence[
 #include <stdint.h>
 
 /* 4-byte aligned; may hold anything before the input is written. {prefix}_invoke overwrites the input. */
-#define {upper}_BUFFER_BYTES {-(-program.plan.bytes // 4) * 4}
+#define {upper}_BUFFER_BYTES {program.buffer_bytes}
 
 /* real = scale * (quantised - zero point); layout NHWC */
 {tensors}

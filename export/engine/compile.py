@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from export.border import int8_core
+from export.c_header import check_labels
 from export.engine.c_source import render_header, render_source, usage
 from export.engine.calls import Struct, Table
 from export.engine.plan_picture import plan_svg, plan_text
@@ -59,7 +60,7 @@ class Compiled:
     @property
     def buffer_bytes(self) -> int:
         """`<NAME>_BUFFER_BYTES`."""
-        return buffer_bytes(self.program)
+        return self.program.buffer_bytes
 
     @property
     def plan_text(self) -> str:
@@ -82,7 +83,7 @@ def compile_model(
     """
     check_name(name)
     core = read_core(model)
-    _check_labels(core, labels)
+    check_labels(labels, core.tensors[core.outputs[0]])
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder")
     program = _fit(core, sram_limit)
@@ -130,11 +131,6 @@ def kernel_files() -> list[Path]:
     return sorted(path for path in KERNEL_FOLDER.iterdir() if path.suffix in (".c", ".h", ".S"))
 
 
-def buffer_bytes(program: Program) -> int:
-    """What an application must give: the plan in whole words."""
-    return -(-program.plan.bytes // 4) * 4
-
-
 def constant_bytes(program: Program) -> int:
     """Bytes of the program's arrays; equal ones are there once."""
     arrays = {(table.element, np.asarray(table.values).tobytes()): table for table in _tables(program)}
@@ -152,13 +148,6 @@ def _tables(program: Program) -> Iterator[Table]:
                 yield from (field for field in fields if isinstance(field, Table))
 
 
-def _check_labels(core: Graph, labels: Sequence[str]) -> None:
-    output = core.tensors[core.outputs[0]]
-    classes, is_map = output.shape[-1], len(output.shape) == 4
-    if labels and not (len(labels) == classes or (is_map and len(labels) < classes)):
-        raise InputError(f"{len(labels)} labels for an output of {classes} classes; give one for each class")
-
-
 def _fit(core: Graph, sram_limit: int | None) -> Program:
     """The fastest program whose buffer keeps the limit.
 
@@ -169,15 +158,15 @@ def _fit(core: Graph, sram_limit: int | None) -> Program:
     if sram_limit is None:
         return program
     scratch = SCRATCH_BYTES
-    while buffer_bytes(program) > sram_limit and scratch:
+    while program.buffer_bytes > sram_limit and scratch:
         scratch //= 2
-        program = min((program, make_program(core, scratch)), key=buffer_bytes)
-    if buffer_bytes(program) > sram_limit:
+        program = min((program, make_program(core, scratch)), key=lambda each: each.buffer_bytes)
+    if program.buffer_bytes > sram_limit:
         for strips in likely_strips(simplified(core), sram_limit)[:STRIP_PLANS]:
-            program = min((program, make_program(core, 0, strips)), key=buffer_bytes)
-            if buffer_bytes(program) <= sram_limit:
+            program = min((program, make_program(core, 0, strips)), key=lambda each: each.buffer_bytes)
+            if program.buffer_bytes <= sram_limit:
                 break
-    if buffer_bytes(program) > sram_limit:
+    if program.buffer_bytes > sram_limit:
         raise OverBudget(_over_budget_message(program, sram_limit))
     return program
 
@@ -188,9 +177,9 @@ def _over_budget_message(program: Program, sram_limit: int) -> str:
     operator = program.graph.operators[peak]
     shapes = (program.graph.tensors[tensor].shape for tensor in (operator.inputs[0], operator.outputs[0]))
     from_to = " to ".join("x".join(map(str, shape[1:])) for shape in shapes)
-    over = buffer_bytes(program) - sram_limit
+    over = program.buffer_bytes - sram_limit
     return (
-        f"the smallest plan found takes {buffer_bytes(program):,} B, {over:,} B over the limit of"
+        f"the smallest plan found takes {program.buffer_bytes:,} B, {over:,} B over the limit of"
         f" {sram_limit:,} B; step {peak} ({operator.kind}, {from_to}) alone needs {plan.lower_bound:,} B"
     )
 
@@ -232,7 +221,7 @@ def _render_readme(program: Program, name: str) -> str:
 - Build: compile `{name}.c` and `kernels/*.c`; for Arm `kernels/*.S` too (`arm-none-eabi-gcc -O3 -mcpu=...`).
 - Call: `static int32_t buffer[{upper}_BUFFER_BYTES / 4];` then
   `{usage(program.graph, name)}`. Scales and shapes are in `{name}.h`.
-- SRAM: {buffer_bytes(program):,} B of buffer and some hundred bytes of stack.{strips}
+- SRAM: {program.buffer_bytes:,} B of buffer and some hundred bytes of stack.{strips}
 - Flash: {constant_bytes(program):,} B of constants and some kilobytes of code.
 - Test: `cc -std=c99 *.c kernels/*.c -o {name}_test && ./{name}_test` exits with 0 if the outputs are right.
 - `plan.txt` and `plan.svg` show what lies where in the buffer, step by step.

@@ -22,7 +22,7 @@ from export.emulation.emulate import Emulation, emulate
 from export.emulation.tools import find_tool
 from export.emulation.work import Work
 from export.engine.c_source import output_names
-from export.engine.compile import buffer_bytes, compile_model
+from export.engine.compile import compile_model
 from export.engine.program import Program
 from export.engine.self_test import stated_input
 from export.errors import InputError, MicrostillError
@@ -150,7 +150,7 @@ def run_program(elf: Path, core: Core, graph: Graph, program: Program) -> Measur
         macs=sum(macs(graph, operator) for operator in graph.operators),
         instructions=run.instructions,
         cycles_estimated=run.cycles_estimated,
-        buffer_bytes=buffer_bytes(program),
+        buffer_bytes=program.buffer_bytes,
         static_bytes=memory.static_bytes,
         stack_bytes=run.stack_bytes,
         flash_bytes=memory.flash_bytes,

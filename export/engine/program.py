@@ -48,6 +48,11 @@ class Program:
     plan: Plan
     strips: Strips | None = None
 
+    @property
+    def buffer_bytes(self) -> int:
+        """What an application must give: the plan in whole words."""
+        return -(-self.plan.bytes // 4) * 4
+
 
 def make_program(
     graph: Graph, scratch_bytes: int = SCRATCH_BYTES, strips: tuple[int, int] | None = None

@@ -94,7 +94,7 @@ def write_sources(programs: Sequence[Program], folder: Path, runs: int) -> list[
     models.write_text("".join(f'#include "m{index}.c"\n' for index in range(len(programs))))
     includes = "\n".join(f'#include "m{index}.h"' for index in range(len(programs)))
     rows = "\n".join(f"    {_row(program.graph, f'm{index}')}" for index, program in enumerate(programs))
-    largest = max(-(-program.plan.bytes // 4) * 4 for program in programs)
+    largest = max(program.buffer_bytes for program in programs)
     (folder / "batch.h").write_text(f"""{includes}
 
 enum {{ MODELS = {len(programs)}, RUNS = {runs}, LARGEST_BUFFER_BYTES = {largest} }};

@@ -5,7 +5,7 @@ import pytest
 from int8_graphs import activation
 from random_networks import NetworkBuilder
 
-from export.engine.compile import buffer_bytes, compile_model
+from export.engine.compile import compile_model
 from export.engine.program import make_program, simplified
 from export.engine.strips import Strips, in_strips, likely_strips, recomputed_share, stage_lengths
 from export.errors import OverBudget
@@ -89,9 +89,9 @@ def test_a_stage_leads_from_one_map_to_one_map():
 def test_a_limit_chooses_strips(tmp_path):
     model = write_tflite(convolutions(32, (32, 1), (8, 2)))
     whole = compile_model(model, tmp_path / "whole").program
-    limit = buffer_bytes(whole) // 2
+    limit = whole.buffer_bytes // 2
     strips = compile_model(model, tmp_path / "strips", sram_limit=limit).program
-    assert buffer_bytes(strips) <= limit
+    assert strips.buffer_bytes <= limit
     assert len(strips.steps) > len(whole.steps)
 
 
