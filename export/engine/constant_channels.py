@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from export import numerics
 from export.arithmetic import scale_of, scales_of, zero_point_of
+from export.engine.sums import same_result, sum_range
 from export.graph import Graph, Operator, Quantization, Tensor
 from export.operators import OPERATORS
 
@@ -91,23 +92,19 @@ def _constant_sums(graph: Graph, operator: Operator, known: _Known) -> tuple[Fla
         border = zero_point_of(x) if _has_borders(graph, operator) else values
         least = np.where(constant, np.minimum(values, border), least)
         most = np.where(constant, np.maximum(values, border), most)
-    taps = _taps(graph, operator)  # (O, taps, I)
-    if taps.shape[-1] != len(least):  # several pixels in one vector
+    taps = _taps(graph, operator)
+    if operator.kind == "DEPTHWISE_CONV_2D":  # each output channel reads one input channel
+        least, most = (np.repeat(each, len(taps) // len(each))[:, None, None] for each in (least, most))
+    elif taps.shape[-1] != len(least):  # several pixels in one vector
         least, most = (np.resize(each, taps.shape[-1]) for each in (least, most))
-    low, high = (
-        np.where(taps > 0, taps * one, taps * other).sum((1, 2)) + _bias(graph, operator)
-        for one, other in (
-            (least - zero_point_of(x), most - zero_point_of(x)),
-            (most - zero_point_of(x), least - zero_point_of(x)),
-        )
-    )
+    levels = (each - zero_point_of(x) for each in (least, most))
+    low, high = sum_range(taps, _bias(graph, operator), *levels)
     scales = np.broadcast_to(scales_of(graph.tensors[operator.inputs[1]]), len(taps))
     scaling = numerics.convolution_multipliers(scale_of(x), scales, scale_of(output))
     activation = str(operator.options["activation"])
     bounds = numerics.activation_bounds(activation, scale_of(output), zero_point_of(output))
-    fits = np.maximum(np.abs(low), np.abs(high)) << np.maximum(scaling[1], 0) < 1 << 31
-    results = [numerics.requantize(each, *scaling, zero_point_of(output), bounds) for each in (low, high)]
-    return fits & (results[0] == results[1]), results[0].astype(np.int64)
+    fixed, results = same_result(low, high, scaling, zero_point_of(output), bounds)
+    return fixed, results.astype(np.int64)
 
 
 def _constant_results(graph: Graph, operator: Operator, known: _Known) -> tuple[Flags, Values]:
@@ -202,18 +199,12 @@ def _is_plain_depthwise(graph: Graph, operator: Operator) -> bool:
 
 
 def _taps(graph: Graph, operator: Operator) -> Values:
-    """Weights as (O, taps, I); a depthwise convolution's with every other input channel's as 0."""
+    """Weights as (O, taps, I); of a depthwise convolution as (O, taps, 1)."""
     weights = graph.tensors[operator.inputs[1]].data
     assert weights is not None
-    wide = weights.astype(np.int64)
     if operator.kind == "DEPTHWISE_CONV_2D":
-        channels, inputs = wide.shape[3], graph.tensors[operator.inputs[0]].shape[3]
-        spread = np.zeros((channels, wide.shape[1] * wide.shape[2], inputs), np.int64)
-        spread[np.arange(channels), :, np.arange(channels) * inputs // channels] = wide.reshape(
-            -1, channels
-        ).T
-        return spread
-    return wide.reshape(len(wide), -1, wide.shape[-1])
+        weights = weights.transpose(3, 1, 2, 0)
+    return weights.astype(np.int64).reshape(len(weights), -1, weights.shape[-1])
 
 
 def _bias(graph: Graph, operator: Operator) -> Values:

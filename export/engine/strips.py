@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from export.arithmetic import same_padding
+from export.engine.window import Window
 from export.graph import Graph, Operator, Option, Tensor
 
 WINDOWED = ("CONV_2D", "DEPTHWISE_CONV_2D", "AVERAGE_POOL_2D", "MAX_POOL_2D")
@@ -151,37 +151,17 @@ def _read_rows(graph: Graph, operator: Operator, made: Rows) -> Rows:
     """The rows of its input that an operator reads for some rows of its output."""
     if operator.kind not in WINDOWED:
         return made
-    stride, extent, top = _geometry(graph, operator)
-    first = max(made[0] * stride - top, 0)
-    end = min((made[1] - 1) * stride - top + extent, graph.tensors[operator.inputs[0]].shape[1])
-    return first, end
+    window = _window(graph, operator)
+    first, last = (row * window.stride[0] - window.pad[0] for row in (made[0], made[1] - 1))
+    return max(first, 0), min(last + window.extent[0], window.size[0])
 
 
-def _geometry(graph: Graph, operator: Operator) -> tuple[int, int, int]:
-    """(stride, extent, padding on top) of a window's rows."""
-    stride, height = operator.options["stride"], graph.tensors[operator.inputs[0]].shape[1]
-    dilation = operator.options.get("dilation", (1, 1))
-    assert isinstance(stride, tuple) and isinstance(dilation, tuple)
-    if "filter" in operator.options:
-        size = operator.options["filter"]
-        assert isinstance(size, tuple)
-        rows = size[0]
-    else:
-        rows = graph.tensors[operator.inputs[1]].shape[1]
-    extent = (rows - 1) * dilation[0] + 1
-    top = same_padding(height, extent, stride[0])[0] if operator.options["padding"] == "SAME" else 0
-    return stride[0], extent, top
-
-
-def _left_padding(graph: Graph, operator: Operator) -> int:
-    if operator.options["padding"] != "SAME":
-        return 0
-    x = graph.tensors[operator.inputs[0]]
-    stride, dilation = operator.options["stride"], operator.options.get("dilation", (1, 1))
-    assert isinstance(stride, tuple) and isinstance(dilation, tuple)
-    size = operator.options.get("filter") or graph.tensors[operator.inputs[1]].shape[1:3]
-    assert isinstance(size, tuple)
-    return same_padding(x.shape[2], (size[1] - 1) * dilation[1] + 1, stride[1])[0]
+def _window(graph: Graph, operator: Operator) -> Window:
+    """Where the windows of an operator on whole maps lie."""
+    x, y = graph.tensors[operator.inputs[0]], graph.tensors[operator.outputs[0]]
+    kernel = operator.options.get("filter") or graph.tensors[operator.inputs[1]].shape[1:3]
+    assert isinstance(kernel, tuple)
+    return Window.of(x, y, kernel, operator.options)
 
 
 class _Builder:
@@ -209,9 +189,10 @@ class _Builder:
                 inputs.append(strip)
             options = dict(operator.options)
             if operator.kind in WINDOWED:
-                stride, _, top = _geometry(self.graph, operator)
-                above = read[0] - (needed[output][0] * stride - top)  # only the outer strips have borders
-                options |= {"padding": "EXPLICIT", "pad": (above, _left_padding(self.graph, operator))}
+                window = _window(self.graph, operator)
+                start = needed[output][0] * window.stride[0] - window.pad[0]
+                above = read[0] - start  # only the outer strips have borders
+                options |= {"padding": "EXPLICIT", "pad": (above, window.pad[1])}
             self.operators.append(Operator(operator.kind, tuple(inputs), (strips[output],), options))
         return strips[stage[-1].outputs[0]]
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from export import numerics
 from export.arithmetic import Tensors, scale_of, scales_of, zero_point_of
@@ -11,6 +12,7 @@ from export.graph import Tensor
 
 GROUP = 4  # products that one step of the inner loop takes
 LARGEST_SUM = 1 << 30  # below it, a sum can be doubled
+BYTES = (numerics.INT8_MIN, numerics.INT8_MAX)
 UNDIVIDED = 0x80  # MS_UNDIVIDED of firmware/kernels/requantize.h
 
 
@@ -28,6 +30,22 @@ def groups_of(depth: int) -> int:
 def coded_shift(shift: int) -> int:
     """A shift, positive to the left, as kernels read it."""
     return -1 - shift if shift < 0 else UNDIVIDED + shift
+
+
+def sum_range(weights: Array, bias: Array, least: Array | int, most: Array | int) -> tuple[Array, Array]:
+    """Least and greatest sum of weights (O, ...) times inputs between `least` and `most`, plus bias (O,)."""
+    axes = tuple(range(1, weights.ndim))
+    ends = weights * least, weights * most
+    return np.minimum(*ends).sum(axes) + bias, np.maximum(*ends).sum(axes) + bias
+
+
+def same_result(
+    least: Array, most: Array, scaling: tuple[Array, Array], zero_point: int, bounds: tuple[int, int] = BYTES
+) -> tuple[npt.NDArray[np.bool_], Array]:
+    """Whether every sum from `least` to `most` gives the same byte, and the byte that `least` gives."""
+    fits = np.maximum(np.abs(least), np.abs(most)) << np.maximum(scaling[1], 0) < 1 << 31
+    values = numerics.requantize(least, *scaling, zero_point, bounds)
+    return fits & (values == numerics.requantize(most, *scaling, zero_point, bounds)), values
 
 
 @dataclass(frozen=True)
@@ -49,13 +67,8 @@ class Sums:
         scales = np.broadcast_to(scales_of(inputs[1]), len(weights))
         scaling = numerics.convolution_multipliers(scale_of(inputs[0]), scales, scale_of(output))
         zero_point = zero_point_of(output)
-        least, most = (
-            bias + np.where(wide * side > 0, wide * x, wide * other).sum(1)
-            for side, x, other in ((1, -128, 127), (1, 127, -128))
-        )
-        fits = np.maximum(np.abs(least), np.abs(most)) << np.maximum(scaling[1], 0) < 1 << 31
-        values = numerics.requantize(least, *scaling, zero_point)
-        fixed = fits & (values == numerics.requantize(most, *scaling, zero_point))
+        least, most = sum_range(wide, bias, numerics.INT8_MIN, numerics.INT8_MAX)
+        fixed, values = same_result(least, most, scaling, zero_point)
         steps = values.astype(np.int64) - zero_point
         return cls(
             np.where(fixed[:, np.newaxis], 0, weights),
