@@ -277,7 +277,7 @@ def plot(results: Sequence[dict[str, Any]]) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(shown)), [TITLES[row] for row in shown])
     axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
-    axes.set_xlabel("top-1 on CIFAR-10's test set, points above the student alone; one point a seed")
+    axes.set_xlabel("points of top-1 above the student alone, CIFAR-10's test set")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=len(STUDENTS))
     figure.savefig(PLOT, metadata={"Date": None})
