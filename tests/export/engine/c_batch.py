@@ -15,7 +15,8 @@ from export.engine.c_source import render_header, render_source
 from export.engine.program import Program
 from export.errors import InputError
 from export.graph import Graph
-from export.operators import OPERATORS, check
+from export.operators import check
+from export.reference import run_all
 
 HERE = Path(__file__).parent
 FIRMWARE = HERE.parents[2] / "firmware"
@@ -133,23 +134,10 @@ def expected_outputs(graph: Graph, index: int, runs: int) -> list[bytes]:
 
 def _run(graph: Graph, seed: int) -> bytes:
     tensors = [graph.tensors[name] for name in graph.inputs]
-    stream = _generate(seed, sum(tensor.bytes for tensor in tensors))
-    values: dict[str, np.ndarray] = {}
-    for tensor in tensors:
-        values[tensor.name], stream = stream[: tensor.bytes].reshape(tensor.shape), stream[tensor.bytes :]
-    return b"".join(value.tobytes() for value in evaluate(graph, values))
-
-
-def evaluate(graph: Graph, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """`export.reference.run` for any number of inputs and outputs."""
-    values = dict(inputs)
-    for operator in graph.operators:
-        read = [graph.tensors[name] for name in operator.inputs]
-        output = graph.tensors[operator.outputs[0]]
-        arguments = [values[tensor.name] if tensor.data is None else tensor.data for tensor in read]
-        result = OPERATORS[operator.kind].compute(read, output, operator.options, arguments)
-        values[output.name] = result.reshape(output.shape)
-    return [values[name] for name in graph.outputs]
+    ends = np.cumsum([tensor.bytes for tensor in tensors])
+    parts = np.split(_generate(seed, ends[-1]), ends[:-1])
+    values = run_all(graph, *(part.reshape(each.shape) for part, each in zip(parts, tensors, strict=True)))
+    return b"".join(values[name].tobytes() for name in graph.outputs)
 
 
 def _generate(seed: int, count: int) -> np.ndarray:
