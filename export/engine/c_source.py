@@ -67,6 +67,12 @@ void {prefix}_invoke(void *buffer);
 """
 
 
+def number_rows(numbers: Sequence[str], per_line: int) -> str:
+    """The elements of a C array, so many a line."""
+    lines = (numbers[at : at + per_line] for at in range(0, len(numbers), per_line))
+    return ",\n".join(f"    {','.join(line)}" for line in lines)
+
+
 def input_names(graph: Graph) -> dict[str, str]:
     """The input as `input`, or several as `input0`, `input1`, ...: what the names in the header end in."""
     return _numbered("input", graph.inputs)
@@ -170,8 +176,7 @@ class _Writer:
         """Define an array; return its name."""
         per_line = _PER_LINE[table.element]
         values = [_number(int(value), table.element) for value in np.asarray(table.values).ravel()]
-        lines = (",".join(values[at : at + per_line]) for at in range(0, len(values), per_line))
-        rows = ",\n".join(f"    {line}" for line in lines)
+        rows = number_rows(values, per_line)
         return self.define(f"{table.element} {name}[{len(values)}]", f"{{\n{rows}}}", name)
 
     def struct(self, struct: Struct, name: str) -> str:

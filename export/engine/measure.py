@@ -21,7 +21,7 @@ from export.emulation.cross_build import C_FLAGS, build
 from export.emulation.emulate import Emulation, emulate
 from export.emulation.tools import find_tool
 from export.emulation.work import Work
-from export.engine.c_source import output_names
+from export.engine.c_source import number_rows, output_names
 from export.engine.compile import compile_model
 from export.engine.program import Program
 from export.engine.self_test import stated_input
@@ -259,11 +259,8 @@ def _output_macros(core: Graph) -> dict[str, str]:
 def _render_inputs(core: Graph, inputs: Int8) -> str:
     """Contents of inputs.h, as firmware/emulator/model_main.c wants it."""
     macros = "\n".join(f"#define {name} {value}" for name, value in _output_macros(core).items())
-    rows = []
-    for values in inputs.reshape(len(inputs), -1):
-        texts = list(map(str, values.tolist()))
-        lines = (",".join(texts[at : at + _PER_LINE]) for at in range(0, len(texts), _PER_LINE))
-        rows.append("{" + ",\n".join(lines) + "}")
+    flat = inputs.reshape(len(inputs), -1).tolist()
+    rows = (f"{{\n{number_rows(list(map(str, values)), _PER_LINE)}}}" for values in flat)
     table = ",\n".join(rows)
     return f"""#include "model.h"
 #define INPUTS {len(inputs)}
