@@ -98,15 +98,15 @@ def rows(kd_weight: float) -> dict[str, tuple[str, tuple[str, ...]]]:
         "logits_l2": ("L2 on logits", mix(term("logits_l2", 0.01), label=0.1)),
         "probabilities_l2": ("L2 on probabilities", mix(term("probabilities_l2", 3.5))),
         "fitnet": (
-            "FitNet: hint for two epochs, then KD, T = 3",
+            "FitNet: hint for an epoch, then KD, T = 3",
             mix(
-                term("hint", "[[0.25, 2.5], [0.25, 0]]"),
+                term("hint", "[[0.1, 2.5], [0.1, 0]]"),
                 term(
                     "soft_cross_entropy",
-                    f"[[0.25, 0], [0.25, {4 * fitnet}], [1, {fitnet}]]",
+                    f"[[0.1, 0], [0.25, {4 * fitnet}], [1, {fitnet}]]",
                     ", temperature=3",
                 ),
-                label=f"[[0.25, 0], [0.25, {fitnet}]]",
+                label=f"[[0.1, 0], [0.25, {fitnet}]]",
             ),
         ),
         "hint": ("hint", mix(term("hint", 2.5))),
