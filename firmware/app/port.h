@@ -43,6 +43,18 @@ uint32_t port_lap(void);
 /* Sleeps until an interrupt, unless `ready()` is not 0; no interrupt is lost between check and sleep. */
 void port_wait(int (*ready)(void));
 
+/*
+ * Fills the free stack, from its limit (stack_limit of the linker script) up to the caller's frame, with a
+ * pattern. Called once by main, after port_start().
+ */
+void port_paint_stack(void);
+
+/*
+ * Bytes of the stack, counted from its top (stack_top), that have been used at the deepest since
+ * port_paint_stack(), interrupts included: from the lowest word without the pattern. 0 on a host.
+ */
+uint32_t port_stack_bytes(void);
+
 /* --- by the application, called by the board's receive interrupt ---------------------------------------- */
 
 /* A byte came in. */
