@@ -4,14 +4,15 @@
 PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,$(shell command -v $(python))))
 VENV := .venv
 INSTALLED := $(VENV)/.installed
-TOOLS := gcc:gcc g++:g++ arm-none-eabi-gcc:gcc-arm-none-eabi qemu-system-arm:qemu-system-arm
+TOOLS := gcc:gcc g++:g++ arm-none-eabi-gcc:gcc-arm-none-eabi qemu-system-arm:qemu-system-arm \
+	cmake:cmake
 
-.PHONY: demo test lint setup tools package clean
+.PHONY: demo test lint setup tools arduino package clean
 
 demo: setup tools
 	$(VENV)/bin/microstill run recipes/digits.toml
 
-test: setup tools lint
+test: setup tools arduino lint
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n auto --dist loadfile
 
 lint: setup
@@ -35,6 +36,11 @@ tools:
 	[ -e "$$(arm-none-eabi-gcc -print-file-name=libc.a 2>/dev/null)" ] \
 		|| missing="$$missing libnewlib-arm-none-eabi"; \
 	[ -z "$$missing" ] || $(MAKE) --no-print-directory package PACKAGE="$${missing# }"
+
+# Of use to one test only, and not in every Debian.
+arduino:
+	@command -v arduino-builder >/dev/null || $(MAKE) --no-print-directory package PACKAGE=arduino-builder \
+		|| echo "no arduino-builder: the test that uses it is skipped"
 
 package:
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \

@@ -10,18 +10,20 @@ from rich.table import Table
 from export.emulation.cores import CORES
 from export.engine.compile import Compiled, check_name, compile_model, read_core
 from export.engine.measure import Measured, measure
+from export.engine.packages import PACKAGES
 from export.errors import InputError
 from export.files import read_input
 from pipeline.console import stdout
 from pipeline.names import lookup
 
 
-def compile_file(path: Path, out: Path, *, name: str, sram_limit: int | None) -> Compiled:
-    """Compile a `.tflite` file into a folder."""
-    check_name(name)
+def compile_file(path: Path, out: Path, *, name: str, sram_limit: int | None, package_name: str) -> Compiled:
+    """Compile a `.tflite` file into a folder, laid out as the package of that name."""
+    package = lookup(PACKAGES, package_name, "format")
+    check_name(name, package)
     model = read_input(path)
     try:
-        return compile_model(model, out, name=name, sram_limit=sram_limit)
+        return compile_model(model, out, name=name, sram_limit=sram_limit, package=package)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
@@ -46,7 +48,7 @@ def show_compiled(compiled: Compiled, *, as_json: bool) -> None:
     stdout.print(
         f"flash  {compiled.constant_bytes:>9,} B constants; the rest is code, which emulate measures"
     )
-    stdout.print(f"header {compiled.folder / compiled.name}.h", markup=False)
+    stdout.print(f"header {compiled.header}", markup=False)
 
 
 def emulate_file(path: Path, core_name: str, given: Path | None) -> Measured:

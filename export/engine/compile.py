@@ -1,8 +1,9 @@
 """Any int8 `.tflite` becomes a folder of C99 that needs nothing else: `compile_model`.
 
 The folder holds the model's source and header, the kernels, a self-test with its golden output, the memory
-plan as text and picture, and how to use it all. Same model, same bytes. Everything is made before anything is
-written, and the header, without which nothing compiles, is written last.
+plan as text and picture, and how to use it all; export/engine/packages.py says how a format lays them out.
+Same model, same bytes. Everything is made before anything is written, and the header, without which nothing
+compiles, is written last.
 """
 
 import os
@@ -16,8 +17,10 @@ import numpy as np
 
 from export.border import int8_core
 from export.c_header import check_labels
-from export.engine.c_source import render_header, render_source, usage
+from export.engine.c_source import render_header, render_source
 from export.engine.calls import Struct, Table
+from export.engine.exported import Exported
+from export.engine.packages import PACKAGES, Package
 from export.engine.plan_picture import plan_svg, plan_text
 from export.engine.program import SCRATCH_BYTES, Program, make_program, simplified
 from export.engine.ranges import KERNEL_FOLDER, check_ranges
@@ -63,50 +66,66 @@ class Compiled:
         return self.program.buffer_bytes
 
     @property
+    def header(self) -> Path:
+        """The model's header, which is written last."""
+        return self.folder / self.files[-1]
+
+    @property
     def plan_text(self) -> str:
         """The memory plan for a terminal."""
         return _render_plan(self.program)
 
 
 def compile_model(
-    model: bytes, out: Path, *, name: str = "model", labels: Sequence[str] = (), sram_limit: int | None = None
+    model: bytes,
+    out: Path,
+    *,
+    name: str = "model",
+    labels: Sequence[str] = (),
+    sram_limit: int | None = None,
+    package: Package = PACKAGES["plain"],
 ) -> Compiled:
     """Write the C of a model into the folder `out`; files of an earlier compile are replaced, others stay.
 
     name: begins every file and every symbol. labels: one for each class, or none.
-    sram_limit: bytes that the buffer may take.
+    sram_limit: bytes that the buffer may take. package: the folder's layout and what lies around the model.
 
     Raises:
         InputError: no int8 .tflite, an operator that the engine does not have, a wrong name or label.
         OverBudget: no plan within `sram_limit` was found.
         ResourceMissing: `out` cannot be written.
     """
-    check_name(name)
+    check_name(name, package)
     core = read_core(model)
     check_labels(labels, core.tensors[core.outputs[0]])
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder")
     program = _fit(core, sram_limit)
     check_ranges(program)
+    kernels = kernel_files()
+    exported = Exported(
+        name, model, core, program, tuple(path.name for path in kernels), constant_bytes(program)
+    )
+    tests, header = package.tests.format(name=name), f"{package.headers}{name}.h"
     files = {
-        f"{name}.c": render_source(program, model, name, labels, kernels="kernels/microstill.h"),
-        f"{name}_test.c": render_test(core, name),
-        f"{name}_golden.h": render_golden(core, name),
+        f"{package.sources}{name}.c": render_source(program, model, name, labels, "kernels/microstill.h"),
+        **({f"{tests}{name}_test.c": render_test(core, name)} if package.test_program else {}),
+        f"{tests}{name}_golden.h": render_golden(core, name),
         "plan.txt": _render_plan(program),
         "plan.svg": plan_svg(program.plan, program.blocks),
-        "README.md": _render_readme(program, name),
-        **{f"kernels/{path.name}": path.read_text() for path in kernel_files()},
-        f"{name}.h": render_header(program, model, name, labels),
+        **package.render(exported),
+        **{f"{package.sources}kernels/{path.name}": path.read_text() for path in kernels},
+        header: render_header(program, model, name, labels),
     }
     try:
-        _install(files, out, f"{name}.h")
+        _install(files, out, header)
     except OSError as error:
         raise ResourceMissing(f"cannot write {out}: {error.strerror or error}") from None
-    return Compiled(name, out, core, program, tuple(files), constant_bytes(program))
+    return Compiled(name, out, core, program, tuple(files), exported.constant_bytes)
 
 
-def check_name(name: str) -> None:
-    """Raises InputError for a name that cannot begin every file and symbol."""
+def check_name(name: str, package: Package = PACKAGES["plain"]) -> None:
+    """Raises InputError for a name that cannot begin every file and symbol in a package."""
     if not _IDENTIFIER.fullmatch(name):
         raise InputError(
             f"the name {name!r} does not begin C identifiers; use letters, digits and _, a letter first"
@@ -114,6 +133,7 @@ def check_name(name: str) -> None:
     headers = {path.stem for path in kernel_files() if path.suffix == ".h"}
     if name.lower() in headers.union(_TAKEN):
         raise InputError(f"{name}.h is a header of the kernels or of the C library; choose another name")
+    package.check_name(name)
 
 
 def read_core(model: bytes) -> Graph:
@@ -202,7 +222,7 @@ def _install(files: Mapping[str, str], out: Path, last: str) -> None:
             return
         (out / last).unlink(missing_ok=True)
         for name in sorted(files, key=lambda name: name == last):
-            (out / name).parent.mkdir(exist_ok=True)
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).replace(out / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -211,18 +231,3 @@ def _install(files: Mapping[str, str], out: Path, last: str) -> None:
 def _render_plan(program: Program) -> str:
     strips = f"{program.strips}\n" if program.strips else ""
     return plan_text(program.plan, program.blocks) + strips
-
-
-def _render_readme(program: Program, name: str) -> str:
-    upper = name.upper()
-    strips = f"\n- To save SRAM: {program.strips}." if program.strips else ""
-    return f"""# {name}: an int8 network in C99, generated by microstill
-
-- Build: compile `{name}.c` and `kernels/*.c`; for Arm `kernels/*.S` too (`arm-none-eabi-gcc -O3 -mcpu=...`).
-- Call: `static int32_t buffer[{upper}_BUFFER_BYTES / 4];` then
-  `{usage(program.graph, name)}`. Scales and shapes are in `{name}.h`.
-- SRAM: {program.buffer_bytes:,} B of buffer and some hundred bytes of stack.{strips}
-- Flash: {constant_bytes(program):,} B of constants and some kilobytes of code.
-- Test: `cc -std=c99 *.c kernels/*.c -o {name}_test && ./{name}_test` exits with 0 if the outputs are right.
-- `plan.txt` and `plan.svg` show what lies where in the buffer, step by step.
-"""

@@ -12,9 +12,8 @@ from export.graph import Graph
 from export.reference import run_all
 
 _PER_LINE = 24
-SEED = 12345
-"""State of the generator before the first byte."""
-FILL = """static void fill(int8_t *input, uint32_t bytes, uint32_t *state) {
+_SEED = 12345  # state of the generator before the first byte
+_FILL = """static void fill(int8_t *input, uint32_t bytes, uint32_t *state) {
     for (uint32_t i = 0; i < bytes; ++i) {
         *state = *state * 1664525u + 1013904223u;
         const uint32_t byte = *state >> 24;
@@ -22,12 +21,11 @@ FILL = """static void fill(int8_t *input, uint32_t bytes, uint32_t *state) {
     }
 }
 """
-"""C and C++: the stated input, byte after byte."""
 
 
 def stated_input(count: int) -> npt.NDArray[np.int8]:
     """The input of every self-test and measurement: the high bytes of a linear congruential generator."""
-    state, values = SEED, bytearray(count)
+    state, values = _SEED, bytearray(count)
     for index in range(count):
         state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
         values[index] = state >> 24
@@ -56,18 +54,19 @@ def render_golden(core: Graph, name: str) -> str:
 """
 
 
-def fill_inputs(core: Graph, name: str, buffer: str) -> str:
-    """C statements that fill every input from `state`, with FILL, inside a function."""
+def _fill_inputs(core: Graph, name: str, buffer: str) -> str:
+    """C statements that fill every input from `state`, with _FILL, inside a function."""
     return "\n".join(
         f"    fill({name}_{suffix}({buffer}), {name.upper()}_{suffix.upper()}_BYTES, &state);"
         for suffix in input_names(core)
     )
 
 
-def compare_outputs(core: Graph, name: str, buffer: str) -> str:
+def _compare_outputs(core: Graph, name: str, buffer: str) -> str:
     """A C expression: whether every output is the golden one."""
+    upper = name.upper()
     return " &&\n           ".join(
-        f"memcmp({name}_{suffix}({buffer}), {name}_golden_{suffix}, {name.upper()}_{suffix.upper()}_BYTES) == 0"
+        f"memcmp({name}_{suffix}({buffer}), {name}_golden_{suffix}, {upper}_{suffix.upper()}_BYTES) == 0"
         for suffix in output_names(core)
     )
 
@@ -88,12 +87,12 @@ static struct {{
     int32_t before, buffer[{upper}_BUFFER_BYTES / 4], after;
 }} memory;
 
-{FILL}
+{_FILL}
 static int gives_golden_output(void) {{
-    uint32_t state = {SEED}u;
-{fill_inputs(core, name, "memory.buffer")}
+    uint32_t state = {_SEED}u;
+{_fill_inputs(core, name, "memory.buffer")}
     {name}_invoke(memory.buffer);
-    return {compare_outputs(core, name, "memory.buffer")};
+    return {_compare_outputs(core, name, "memory.buffer")};
 }}
 
 int main(void) {{
@@ -101,5 +100,22 @@ int main(void) {{
     const int32_t canary = memory.before;
     const int passed = gives_golden_output() && gives_golden_output();
     return passed && memory.before == canary && memory.after == canary ? 0 : 1;
+}}
+"""
+
+
+def render_timed_test(core: Graph, name: str, clock: str) -> str:
+    """C and C++ for a program's example: `passes` says whether an inference gives the golden output, and how
+    long it took by `clock`, an expression of which the difference of two is that time, in uint32_t."""
+    return f"""static int32_t buffer[{name.upper()}_BUFFER_BYTES / 4];
+
+{_FILL}
+static int passes(uint32_t *took) {{
+    uint32_t state = {_SEED}u;
+{_fill_inputs(core, name, "buffer")}
+    const uint32_t start = {clock};
+    {name}_invoke(buffer);
+    *took = {clock} - start;
+    return {_compare_outputs(core, name, "buffer")};
 }}
 """

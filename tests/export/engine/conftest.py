@@ -1,11 +1,14 @@
-"""Generated C on the host, under the sanitizers."""
+"""Generated C on the host, under the sanitizers, and packages of it."""
 
 import subprocess
 
 import numpy as np
 import pytest
 from c_batch import HOST_MAIN, KERNELS, SANITIZERS, compare, compile_all, write_sources
+from package_builds import MODELS
 
+from export.engine.compile import compile_model
+from export.engine.packages import PACKAGES
 from export.engine.program import make_program
 
 RUNS = 2
@@ -52,3 +55,13 @@ def host_outputs(kernels):
         return np.frombuffer(done.stdout, np.int8).reshape(len(inputs), *output.shape[1:])
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """FORMAT/NAME for all formats and both models of package_builds.py; nothing may write there."""
+    root = tmp_path_factory.mktemp("packages")
+    for kind, package in PACKAGES.items():
+        for name, model in MODELS.items():
+            compile_model(model, root / kind / name, name=name, package=package)
+    return root
