@@ -33,6 +33,7 @@ app = typer.Typer(
 )
 
 _NAME = partial(Column, no_wrap=True)
+INTERRUPTED = 130
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 DataFolder = Annotated[
@@ -142,6 +143,12 @@ def compile_(
         int | None,
         typer.Option(metavar="BYTES", min=1, help="What the buffer may take; status 3 if no plan keeps it."),
     ] = None,
+    package_name: Annotated[
+        str,
+        typer.Option(
+            "--format", metavar="FORMAT", help="plain, cmake, arduino, platformio, zephyr or esp-idf."
+        ),
+    ] = "plain",
     as_json: OnlyJson = False,
 ) -> None:
     """Turn any int8 .tflite into plain C99 that gives TFLite Micro's exact bytes.
@@ -151,10 +158,13 @@ def compile_(
     printed show where each tensor lies in the buffer, and during which steps.
 
     Try it: cc DIR/*.c DIR/kernels/*.c -o test && ./test
+
+    With --format, DIR is a library of that build system; its README.md says how
+    to use it.
     """
     from pipeline.engine_commands import compile_file, show_compiled
 
-    compiled = compile_file(model, out, name=name, sram_limit=sram_limit)
+    compiled = compile_file(model, out, name=name, sram_limit=sram_limit, package_name=package_name)
     show_compiled(compiled, as_json=as_json)
 
 
@@ -184,6 +194,69 @@ def emulate(
 
     measured = emulate_file(model, core, given)
     show_measured(measured, layers=layers, as_json=as_json)
+
+
+@app.command()
+def flash(
+    board: Annotated[str, typer.Option("--board", metavar="NAME", help="See 'microstill boards'.")],
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An int8 .tflite; that of the newest complete run if not given."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="RECIPE", help="The model of this recipe's last complete run.")
+    ] = None,
+    tool: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help="Another of the board's tools: pyocd, openocd, st-flash, ..."),
+    ] = None,
+    probe: Annotated[
+        str | None, typer.Option(metavar="ID", help="Serial number of the debug probe, if several are there.")
+    ] = None,
+    port: Annotated[
+        str | None,
+        typer.Option(metavar="PORT", help="The bootloader's serial port; for uf2 the drive's folder."),
+    ] = None,
+    baud: Annotated[
+        int | None, typer.Option(metavar="N", min=1200, help="Speed at which the application will speak.")
+    ] = None,
+    pty: Annotated[
+        bool, typer.Option("--pty", help="Emulated boards: a pseudo terminal instead of a TCP port.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Build, then print the commands instead of running them.")
+    ] = False,
+    runs: Annotated[Path, typer.Option(metavar="DIR", help="Where artifacts are kept.")] = Path("runs"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where the image goes; in the run if not given."),
+    ] = None,
+) -> None:
+    """Put a model onto a board: build, check that it fits, write, verify, start.
+
+    What is written is an application that answers on the board's serial port;
+    'microstill bench' talks to it. Status 3: it does not fit. Status 5: the tool,
+    the probe or the board is missing, with what to do about it.
+
+    An emulated board needs no hardware. It runs until Ctrl-C:
+
+    microstill flash --board mps2-an386
+    """
+    from pipeline.device.flash import flash
+    from pipeline.device.programmers import Link
+
+    flash(
+        board,
+        model=model,
+        recipe=recipe,
+        runs=runs,
+        out=out,
+        tool=tool,
+        link=Link(probe, port),
+        baud=baud,
+        pty=pty,
+        dry_run=dry_run,
+    )
 
 
 @app.command()
@@ -248,22 +321,92 @@ def _show(budget: "Budget", *, as_json: bool) -> None:
 
 @app.command()
 def report(recipe: RecipeFile, out: RunsFolder = Path("runs"), as_json: Json = False) -> None:
-    """Print the summary of a recipe's last complete run and where its page is."""
+    """Print the summary of a recipe's last complete run and where its page is.
+
+    With what 'microstill bench' measured of its model beside what was predicted.
+    """
+    from pipeline.device.measured import report_with_measured, write_page
     from pipeline.report import terminal_summary
 
-    folder = out / recipe.stem / "latest" / "report"
-    if not folder.exists():
-        raise InputError(f"{out / recipe.stem} holds no complete run; run 'microstill run {recipe}'")
-    content = json.loads((folder / "report.json").read_text())
+    folder = out / recipe.stem
+    page = folder / "latest" / "report" / "report.html"
+    if not page.exists():
+        raise InputError(f"{folder} holds no complete run; run 'microstill run {recipe}'")
+    content = report_with_measured(folder)
+    if "measured" in content:
+        page = write_page(folder, content)
     stdout.print(terminal_summary(content))
-    stdout.print(f"report {folder / 'report.html'}")
+    stdout.print(f"report {page}")
     if as_json:
         print(json.dumps(content))
 
 
 @app.command()
+def bench(
+    port: Annotated[
+        str | None,
+        typer.Option("--port", metavar="PORT", help="/dev/ttyACM0, or socket://HOST:PORT of an emulator."),
+    ] = None,
+    board: Annotated[
+        str | None,
+        typer.Option(
+            "--board",
+            metavar="NAME",
+            help="What is on the port. An emulated one without --port is built and started.",
+        ),
+    ] = None,
+    baud: Annotated[
+        int | None,
+        typer.Option(
+            "--baud", metavar="N", min=1, help="Bits a second; the board's, 921600 and 115200 are tried."
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--recipe", metavar="RECIPE", help="Bench its last complete run with its test set."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option("--model", metavar="MODEL.tflite", help="Bench this, with --images.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images", metavar="DIR", help="One folder a class, or raw images with their y_labels.csv."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N images.")
+    ] = None,
+    result: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write the result there, as JSON.")
+    ] = None,
+    runs: Annotated[
+        Path, typer.Option("--runs", metavar="DIR", help="Where 'microstill run' keeps artifacts.")
+    ] = Path("runs"),
+    data: DataFolder = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Send test images through a board and hold every output byte against TFLite Micro.
+
+    Flash the board first. Without --recipe or --model, the board says which model
+    it runs: the newest complete run that made it is taken, with its test set.
+    Gives accuracy, latency, memory and images a second. Lost frames are sent
+    again, and a port that goes away may come back. One wrong byte is status 4.
+
+    Try it without a board: microstill bench --board mps2-an386 --limit 100
+
+    The result of a run lies in runs/<recipe>/measured; 'microstill report' shows
+    it beside what was predicted.
+    """
+    from pipeline.device.bench import Request, bench, show_benched
+
+    request = Request(port, board, baud, model, images, recipe, runs, data, limit, result)
+    show_benched(bench(request), as_json=as_json)
+
+
+@app.command()
 def boards() -> None:
-    """List the boards with their core, clock, SRAM and flash."""
+    """List the boards with their core, clock, SRAM, flash and how far each of them is tried."""
     from export.boards import BOARDS
 
     table = Table(_NAME("board"), "core", "MHz", "SRAM bytes", "flash bytes")
@@ -272,7 +415,8 @@ def boards() -> None:
         table.add_row(board.name, board.core, f"{board.clock_hz / 1e6:g}", *sizes)
     stdout.print(table)
     for board in BOARDS.values():
-        stdout.print(f"[bold]{board.name}[/]: {board.title}. {board.note} Source: {board.source}.")
+        what = f"[bold]{board.name}[/]: {board.title}; [italic]{board.state}[/]"
+        stdout.print(f"{what}. {board.note} Source: {board.source}.")
 
 
 @app.command()
@@ -318,12 +462,14 @@ def main() -> None:
 
 def _status() -> int:
     try:
-        app(standalone_mode=False)
+        # Typer makes a status of Ctrl-C, and returns it.
+        if app(standalone_mode=False) == INTERRUPTED:
+            raise KeyboardInterrupt
     except typer.TyperException as error:
         # Without any argument the help has been printed already, and the message is empty.
         return _fail(f"{error.format_message()} Try '--help'.", 2) if error.format_message() else 2
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted; run the same command to continue", 130)
+        return _fail("interrupted; run the same command to continue", INTERRUPTED)
     except ModelError as error:
         return _fail(str(error), InputError.exit_status)
     except MicrostillError as error:

@@ -1,0 +1,159 @@
+"""What a board is benched with: a model, images for it, and what is known of both. See `Subject`."""
+
+import csv
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from export.engine.compile import read_core
+from export.errors import InputError
+from export.files import read_input, sha256_of
+from export.graph import Graph
+from export.tflm import Int8
+from pipeline.data import load_dataset, to_int8
+from pipeline.stages import open_run
+from pipeline.tasks import TASKS, Task
+
+LABELS_FILE = "y_labels.csv"
+MODEL_DIGITS = 16  # of the sha256 by which a board names its model
+_OVERRIDE = "# --set "
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A model and its test images.
+
+    images: what the device reads, int8 (N, H, W, C). labels: what `task` scores by; None for parity only.
+    run: the folder of the recipe's runs; None for a model without one.
+    """
+
+    title: str
+    path: Path
+    model: bytes
+    graph: Graph
+    images: Int8
+    labels: Tensor | None
+    task: Task | None
+    run: Path | None
+
+    @property
+    def model_sha(self) -> str:
+        """As the board that runs it says it."""
+        return short_sha(hashlib.sha256(self.model).hexdigest())
+
+
+def short_sha(sha256: str) -> str:
+    """What `about` shows of a .tflite's sha256."""
+    return sha256[:MODEL_DIGITS]
+
+
+def subject_of_model(path: Path, images: Path | None, limit: int | None) -> Subject:
+    """Any int8 .tflite, with MLPerf Tiny's folder of raw images or a folder of one folder a class.
+
+    Raises InputError if they are damaged or do not belong together.
+    """
+    if images is None:
+        raise InputError(f"--model {path} needs images: --images DIR, with {LABELS_FILE} or a folder a class")
+    model = read_input(path)
+    try:
+        graph = read_core(model)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    shape = graph.tensors[graph.inputs[0]].shape[1:]
+    if (images / LABELS_FILE).is_file():
+        inputs, labels = _raw_images(images, shape, limit)
+    else:
+        inputs, labels = _image_folder(images, shape, limit)
+    classes = graph.tensors[graph.outputs[0]].shape
+    if len(classes) != 2 or int(labels.max()) >= classes[1]:
+        return Subject(path.stem, path, model, graph, inputs, None, None, None)
+    return Subject(path.stem, path, model, graph, inputs, labels, TASKS["classification"], None)
+
+
+def subject_of_run(folder: Path, data: Path | None, limit: int | None) -> Subject:
+    """The model of a recipe's last complete run, and the test set it was judged by.
+
+    folder: runs/<recipe>. data: where data sets lie.
+
+    Raises InputError if there is no complete run, or its data set is not at hand.
+    """
+    path = folder / "latest" / "tflite" / "model.tflite"
+    if not is_complete(folder):
+        raise InputError(f"{folder} holds no complete run; run 'microstill run' with its recipe")
+    report = json.loads((folder / "latest" / "report" / "report.json").read_text())
+    text = report["recipe_text"]
+    overrides = [line.removeprefix(_OVERRIDE) for line in text.splitlines() if line.startswith(_OVERRIDE)]
+    with tempfile.TemporaryDirectory() as place:
+        # The recipe as it was run: its file may have changed since, or lie elsewhere.
+        recipe = Path(place, f"{report['recipe']}.toml")
+        recipe.write_text(text, encoding="utf-8")
+        run = open_run(recipe, overrides, data=data, out=folder.parent, download=False)
+    test = run.dataset.test
+    model, images, labels = path.read_bytes(), to_int8(test.images[:limit]), test.labels[:limit]
+    return Subject(report["recipe"], path, model, read_core(model), images, labels, run.task, folder)
+
+
+def newest_run_of(model_sha: str, runs: Path) -> Path:
+    """The folder of the newest complete run whose model a board says it runs.
+
+    Raises InputError if there is none.
+    """
+    complete = [folder for folder in _run_folders(runs) if is_complete(folder)]
+    for folder in sorted(complete, key=_finished_at, reverse=True):
+        if short_sha(sha256_of(folder / "latest" / "tflite" / "model.tflite")) == model_sha:
+            return folder
+    raise InputError(
+        f"no complete run under {runs} has the model {model_sha} that the board runs; name it with "
+        "--model MODEL.tflite --images DIR, or flash another: microstill flash"
+    )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether the last run of a recipe reached its end."""
+    latest = folder / "latest"
+    return (latest / "report" / "report.json").is_file() and (latest / "tflite" / "model.tflite").is_file()
+
+
+def _run_folders(runs: Path) -> Iterator[Path]:
+    return (path for path in runs.iterdir() if path.is_dir()) if runs.is_dir() else iter(())
+
+
+def _finished_at(folder: Path) -> float:
+    return (folder / "latest" / "report" / "report.json").stat().st_mtime
+
+
+def _raw_images(folder: Path, shape: tuple[int, ...], limit: int | None) -> tuple[Int8, Tensor]:
+    """Files of uint8 pixels as the tensor lies in memory, by the rows `name,classes,class` of the labels."""
+    listing, size = folder / LABELS_FILE, int(np.prod(shape))
+    rows = [row for row in csv.reader(read_input(listing).decode(errors="replace").splitlines()) if row]
+    pixels, labels = [], []
+    for number, row in enumerate(rows[:limit], 1):
+        try:
+            name, _, label = row
+            labels.append(int(label))
+        except ValueError:
+            raise InputError(f"{listing}, row {number}: write it as file,classes,class") from None
+        content = read_input(folder / name)
+        if len(content) != size:
+            raise InputError(f"{folder / name} has {len(content):,} B; the model's input takes {size:,}")
+        pixels.append(content)
+    if not rows:
+        raise InputError(f"{listing} names no images")
+    images = np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, *shape)
+    return (images ^ 0x80).view(np.int8), torch.tensor(labels)
+
+
+def _image_folder(folder: Path, shape: tuple[int, ...], limit: int | None) -> tuple[Int8, Tensor]:
+    if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
+        size = " x ".join(map(str, shape))
+        raise InputError(f"--images {folder}: the model's input is {size}, not a square grey or RGB image")
+    # Absolute, so that nothing of the same name in the data folder is taken for it.
+    dataset = load_dataset(f"folder:{folder.absolute()}", resolution=shape[0], channels=shape[2])
+    return to_int8(dataset.test.images[:limit]), dataset.test.labels[:limit]
