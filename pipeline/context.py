@@ -1,7 +1,7 @@
 """One run of one recipe: what every stage can reach."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,8 +167,10 @@ class Run:
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def board_figures(self) -> dict[str, Any]:
-        """The board as its table has it now."""
-        return asdict(BOARDS[self.recipe.board])
+        """What the board's file says now of its core and memories."""
+        board = BOARDS[self.recipe.board]
+        names = ("name", "title", "core", "clock_hz", "sram_bytes", "flash_bytes", "source", "note")
+        return {name: getattr(board, name) for name in names}
 
     def weights_hashes(self) -> list[str]:
         """Sha256 of every weights file that the teacher is loaded from."""

@@ -1,4 +1,4 @@
-"""C sources become a program for one of the emulated cores: `build`.
+"""C sources become a program for one of the emulated cores: `build`, which is `compile_sources` and `link`.
 
 Start-up code, linker script and semihosting come from firmware/emulator; a source includes semihost.h without
 more. The C library is newlib, of which only what a program calls is linked.
@@ -10,6 +10,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from export.emulation.cores import Core
@@ -17,10 +18,30 @@ from export.emulation.tools import find_tool
 from export.errors import MicrostillError, OverBudget, ResourceMissing
 
 EMULATOR = Path(__file__).parents[2] / "firmware" / "emulator"
+LINKER_SCRIPT = EMULATOR / "link.ld"
 C_FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
 
 _OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
 _DIAGNOSTIC = re.compile(r"(?im)^\S+: (?:fatal )?error: .*$|undefined reference to .*$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A C or assembly file, and how it is optimised."""
+
+    path: Path
+    optimise: str
+
+
+@dataclass(frozen=True)
+class Memories:
+    """What the linker may fill: addresses, and sizes in bytes. The stack is the first piece of the SRAM."""
+
+    flash_start: int
+    flash_bytes: int
+    sram_start: int
+    sram_bytes: int
+    stack_bytes: int
 
 
 def build(
@@ -44,42 +65,65 @@ def build(
         OverBudget: the program does not fit the core's flash or SRAM.
         MicrostillError: a source does not compile or link; the message is the compiler's first error.
     """
+    all_sources = (*sources, EMULATOR / "startup.c", EMULATOR / "semihost.c")
+    memories = Memories(core.flash_start, core.flash_bytes, core.sram_start, core.sram_bytes, stack_bytes)
+    flags = [*(f"-I{folder}" for folder in (*include, EMULATOR)), *(f"-D{define}" for define in defines)]
+    with tempfile.TemporaryDirectory() as folder:
+        objects = compile_sources(
+            core.flags, [Source(path, optimise) for path in all_sources], Path(folder), flags
+        )
+        return link(core.flags, objects, Path(folder), memories, out)
+
+
+def compile_sources(
+    core_flags: Sequence[str], sources: Sequence[Source], folder: Path, flags: Sequence[str] = ()
+) -> list[str]:
+    """Compile each source into an object of its name, in a folder of its own below `folder`.
+
+    core_flags: what tells the compiler the core. flags: folders, defines.
+    Returns paths from `folder` on, in the order of the sources. Raises as `build` does.
+    """
     gcc = find_tool("arm-none-eabi-gcc")
+    common = [*core_flags, "-mthumb", *C_FLAGS, "-ffunction-sections", "-fdata-sections", *flags]
+
+    def compile_one(index: int, source: Source) -> str:
+        target = Path(str(index), f"{source.path.stem}.o")
+        Path(folder, target.parent).mkdir()
+        output = str(Path(folder, target))
+        _run_compiler([gcc, *common, source.optimise, "-c", str(source.path), "-o", output])
+        return str(target)
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(compile_one, range(len(sources)), sources))
+
+
+def link(
+    core_flags: Sequence[str],
+    objects: Sequence[str],
+    folder: Path,
+    memories: Memories,
+    out: Path,
+    scripts: Sequence[Path] = (),
+) -> Path:
+    """Link objects of `compile_sources` into `out` and its map.
+
+    scripts: additions to the linker script. Raises as `build` does.
+    """
     flags = [
-        *core.flags, "-mthumb", optimise, *C_FLAGS, "-ffunction-sections", "-fdata-sections",
-        *(f"-I{folder}" for folder in (*include, EMULATOR)), *(f"-D{define}" for define in defines),
-    ]  # fmt: skip
-    memories = {
-        "flash_start": core.flash_start,
-        "flash_bytes": core.flash_bytes,
-        "sram_start": core.sram_start,
-        "sram_bytes": core.sram_bytes,
-        "stack_bytes": stack_bytes,
-    }
-    link_flags = [
-        "-nostartfiles", f"-T{EMULATOR / 'link.ld'}",
+        "-mthumb", "-nostartfiles", *(f"-T{script}" for script in (*scripts, LINKER_SCRIPT)),
         "-Wl,--gc-sections", "-Wl,-Map=linked.map",
-        *(f"-Wl,--defsym={name}={value}" for name, value in memories.items()),
+        *(f"-Wl,--defsym={name}={value}" for name, value in asdict(memories).items()),
     ]  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
-
-        def compile_one(index: int, source: Path) -> str:
-            target = Path(str(index), f"{source.stem}.o")
-            Path(folder, target.parent).mkdir()
-            _run_compiler([gcc, *flags, "-c", str(source), "-o", str(Path(folder, target))])
-            return str(target)
-
-        all_sources = (*sources, EMULATOR / "startup.c", EMULATOR / "semihost.c")
-        objects = list(pool.map(compile_one, range(len(all_sources)), all_sources))
-        # The map names objects and output as the command does; relative, they are the same in every run.
-        _run_compiler([gcc, *core.flags, "-mthumb", *objects, *link_flags, "-o", "linked.elf"], folder)
-        shutil.move(Path(folder, "linked.map"), out.with_suffix(".map"))
-        shutil.move(Path(folder, "linked.elf"), out)
+    # The map names objects and output as the command does; relative, they are the same in every run.
+    gcc = find_tool("arm-none-eabi-gcc")
+    _run_compiler([gcc, *core_flags, *objects, *flags, "-o", "linked.elf"], folder)
+    shutil.move(folder / "linked.map", out.with_suffix(".map"))
+    shutil.move(folder / "linked.elf", out)
     return out
 
 
-def _run_compiler(command: Sequence[str], folder: str | None = None) -> None:
+def _run_compiler(command: Sequence[str], folder: Path | None = None) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode == 0:
         return

@@ -7,6 +7,7 @@ from export.errors import ResourceMissing
 _PACKAGES = {
     "gcc": "gcc libc6-dev",
     "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "arm-none-eabi-objcopy": "binutils-arm-none-eabi",
     "arm-none-eabi-objdump": "binutils-arm-none-eabi",
     "qemu-system-arm": "qemu-system-arm",
 }
