@@ -147,7 +147,7 @@ static const char *load(const char *digits) {
     do {
         const int high = text_read_digit(digits[0]), low = high < 0 ? -1 : text_read_digit(digits[1]);
         if (low < 0) {
-            return "Not pairs of hexadecimal digits";
+            return "Not pairs of hex digits";
         }
         *to++ = (int8_t)((high << 4 | low) ^ PIXEL_SIGN);
         digits += 2;
@@ -189,7 +189,6 @@ static const char *run_db(char *words) {
     const char *const wrong = is_word(word, "print") ? print_image(words) : load(*words == '\0' ? word : "");
     receiver_release_image();
     return wrong;
-    return NULL;
 }
 
 static const char *run_results(char *words) {

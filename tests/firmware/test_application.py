@@ -93,12 +93,12 @@ def test_refused_commands(tiny, command, why):
 @pytest.mark.parametrize(
     ("piece", "why"),
     [
-        ("0", "Not pairs of hexadecimal digits"),
-        ("000", "Not pairs of hexadecimal digits"),
-        ("0g", "Not pairs of hexadecimal digits"),
-        ("g0", "Not pairs of hexadecimal digits"),
-        ("00 00", "Not pairs of hexadecimal digits"),
-        ("", "Not pairs of hexadecimal digits"),
+        ("0", "Not pairs of hex digits"),
+        ("000", "Not pairs of hex digits"),
+        ("0g", "Not pairs of hex digits"),
+        ("g0", "Not pairs of hex digits"),
+        ("00 00", "Not pairs of hex digits"),
+        ("", "Not pairs of hex digits"),
         ("00" * 3, "Too many bytes"),
     ],
 )
