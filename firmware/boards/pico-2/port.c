@@ -9,7 +9,8 @@
 
 enum { CORE_HZ = 150000000, CRYSTAL_HZ = 12000000, RING_HZ = 11000000 };
 
-enum { CLK_REF_CTRL = 0x40010030, CLK_REF_SELECTED = 0x40010038, REF_FROM_RING = 0, REF_FROM_CRYSTAL = 2 };
+enum { CLK_REF_CTRL = 0x40010030, CLK_REF_DIV = 0x40010034, CLK_REF_SELECTED = 0x40010038 };
+enum { REF_FROM_RING = 0, REF_FROM_CRYSTAL = 2, UNDIVIDED = 1 << 16 };
 enum { CLK_SYS_CTRL = 0x4001003c, CLK_SYS_SELECTED = 0x40010044, SYS_FROM_REF = 0, SYS_FROM_PLL = 1 };
 enum { CLK_PERI_CTRL = 0x40010048, PERI_FROM_SYS = 0, PERI_ON = 1 << 11 };
 
@@ -53,13 +54,18 @@ const char port_name[] = "pico-2";
 
 static uint32_t core_hz;
 
-/* Whether clk_ref is the crystal's. If not it is the ring oscillator's: near RING_HZ, or far from it. */
+/*
+ * Whether clk_ref is the crystal's, undivided. If not it is the ring oscillator's, divided as the boot ROM
+ * has it: RING_HZ by name, 4.6 to 24 MHz in fact (RP2350 datasheet, section 8.3.1).
+ */
 static int start_crystal(void) {
     REGISTER(XOSC_STARTUP) = XOSC_MILLISECOND;
     REGISTER(XOSC_CTRL) = XOSC_ENABLE | XOSC_1_15_MHZ;
     if (!becomes(XOSC_STATUS, XOSC_STABLE, XOSC_STABLE)) return 0;
     REGISTER(CLK_REF_CTRL) = REF_FROM_CRYSTAL;
-    return becomes(CLK_REF_SELECTED, 1 << REF_FROM_CRYSTAL, 1 << REF_FROM_CRYSTAL);
+    if (!becomes(CLK_REF_SELECTED, 1 << REF_FROM_CRYSTAL, 1 << REF_FROM_CRYSTAL)) return 0;
+    REGISTER(CLK_REF_DIV) = UNDIVIDED;
+    return 1;
 }
 
 /* 12 MHz * 125 / 5 / 2; the VCO is at 1,500 MHz. */
@@ -77,11 +83,15 @@ static int start_pll(void) {
     return becomes(CLK_SYS_SELECTED, 1 << SYS_FROM_PLL, 1 << SYS_FROM_PLL);
 }
 
-/* clk_sys must not be the PLL's while that is changed. */
+/*
+ * clk_sys goes to clk_ref first: its other input, where the boot ROM of revision A3 has put the ring
+ * oscillator, may stop while it is switched to the PLL.
+ */
 static void start_clock(void) {
     core_hz = RING_HZ;
-    REGISTER(CLK_SYS_CTRL) = SYS_FROM_REF;
+    REGISTER(CLK_SYS_CTRL + CLEAR_BITS) = SYS_FROM_PLL;
     (void)becomes(CLK_SYS_SELECTED, 1 << SYS_FROM_REF, 1 << SYS_FROM_REF);
+    REGISTER(CLK_SYS_CTRL) = SYS_FROM_REF;
     if (!start_crystal()) {
         REGISTER(CLK_REF_CTRL) = REF_FROM_RING;
     } else if (start_pll()) {
