@@ -134,10 +134,48 @@ def engine_sentences(report: Report) -> list[str]:
     return sentences
 
 
+def measured_state(measured: Mapping[str, Any]) -> str:
+    """'measured on ST NUCLEO-F446RE, 2026-11-25'."""
+    return f"measured on {measured['title']}, {measured['date']}"
+
+
+def measured_rows(measured: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, predicted, measured) of a board that was benched; see `pipeline.device.measured.Measurement`."""
+    predicted, images = measured["predicted"], measured["images"]
+    total = images * measured["output_bytes"]
+    rows = [("output bytes equal to TFLite Micro's", "all", f"all {total:,} of {images:,} images")]
+    if measured["scores"]:
+        score, before = (each["scores"][measured["metric"]] for each in (measured, predicted))
+        rows.append((f"{measured['metric_title']}, {images:,} images", f"{before:.2f} %", f"{score:.2f} %"))
+    if measured["emulated"]:
+        name, figures, before = "instructions, emulated", measured["instructions"], predicted["instructions"]
+        texts = [f"{figures[key]:,.0f}" for key in ("median", "least", "most")]
+        known = "" if before is None else f"{before:,}"
+    else:
+        name, figures, before = "inference", measured["latency_us"], predicted["latency_us"]
+        texts = [f"{figures[key]:,.0f} µs" for key in ("median", "least", "most")]
+        known = "" if before is None else f"estimated {before:,.0f} µs"
+    rows.append((f"{name}, median", known, texts[0]))
+    rows.append((f"{name}, least to most", "", f"{texts[1]} to {texts[2]}"))
+    rows.append(("buffer", _optional_bytes(predicted["buffer_bytes"]), f"{measured['buffer_bytes']:,} B"))
+    rows.append(
+        ("stack, deepest", _optional_bytes(predicted["stack_bytes"]), f"{measured['stack_bytes']:,} B")
+    )
+    rows.append(("images a second", "", f"{measured['images_per_second']:.3g}"))
+    counts = {name: measured[name] for name in ("repeats", "resets", "reconnects")}
+    mishaps = [f"{n} {name.removesuffix('s') if n == 1 else name}" for name, n in counts.items() if n]
+    rows.append(("on the line", "", ", ".join(mishaps) or "nothing lost"))
+    return rows
+
+
+def _optional_bytes(count: int | None) -> str:
+    return "" if count is None else f"{count:,} B"
+
+
 def terminal_summary(report: Report) -> RenderableType:
     """One page: scores, sizes, memory against the board, parity, the time of each stage, the engine."""
     report = present(report)
-    parts = (_headline, _figures, _beside, _memory, _parity, _stages, _engine)
+    parts = (_headline, _figures, _beside, _memory, _parity, _stages, _engine, _measured)
     sections = [part(report) for part in parts]
     spaced = [part for section in sections if section is not None for part in (section, Text())]
     return Group(*spaced[:-1])
@@ -207,6 +245,19 @@ def _engine(report: Report) -> RenderableType | None:
         table.add_row(name, format_bytes(sram), format_bytes(flash), count)
     sentences = [Text(sentence) for sentence in engine_sentences(report)]
     return Group(table, *sentences) if ways else None
+
+
+def measured_summary(measured: Mapping[str, Any]) -> RenderableType:
+    """What `measured_rows` says, for a terminal."""
+    table = _table("", "predicted", "measured")
+    for row in measured_rows(measured):
+        table.add_row(*row)
+    return Group(Text(measured_state(measured), "bold"), table)
+
+
+def _measured(report: Report) -> RenderableType | None:
+    found = [measured_summary(measured) for measured in report.get("measured", ())]
+    return Group(*found) if found else None
 
 
 def _parity(report: Report) -> RenderableType | None:

@@ -29,7 +29,7 @@ from pipeline.device.measured import Measurement, Predicted, Spread, keep, repor
 from pipeline.device.subject import Subject, newest_run_of, subject_of_model, subject_of_run
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.names import lookup
-from pipeline.report import measured_table
+from pipeline.report import measured_summary
 from pipeline.verify import channels_first, dequantize
 
 
@@ -100,7 +100,7 @@ def show_benched(benched: Benched, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(measurement.to_json()))
         return
-    stdout.print(measured_table(measurement.to_json()))
+    stdout.print(measured_summary(measurement.to_json()))
     for path in benched.files:
         stdout.print(f"{path.suffix.removeprefix('.')} {path}", markup=False)
 

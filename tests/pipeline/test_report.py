@@ -347,3 +347,64 @@ def test_terminal_summary_is_one_page(width, capsys):
 )
 def test_formats(format_value, value, text):
     assert format_value(value) == text
+
+
+MEASURED = {
+    "board": "nucleo-f446re",
+    "title": "ST <NUCLEO-F446RE>",
+    "emulated": False,
+    "date": "2026-11-25",
+    "images": 2000,
+    "output_bytes": 3,
+    "metric": "top1",
+    "metric_title": "top-1",
+    "scores": {"top1": 91.25},
+    "latency_us": {"median": 71500.4, "least": 71499.0, "most": 71900.0},
+    "instructions": None,
+    "buffer_bytes": 30000,
+    "stack_bytes": 700,
+    "images_per_second": 13.8,
+    "repeats": 0,
+    "resets": 0,
+    "reconnects": 0,
+    "predicted": {
+        "scores": {"top1": 91.25},
+        "buffer_bytes": 30000,
+        "stack_bytes": 500,
+        "instructions": 4_000_000,
+        "latency_us": 71250.0,
+    },
+}
+EMULATED = MEASURED | {
+    "title": "An emulated board",
+    "emulated": True,
+    "scores": {},
+    "latency_us": None,
+    "instructions": {"median": 4_000_100.0, "least": 4_000_000.0, "most": 4_000_400.0},
+    "repeats": 3,
+    "reconnects": 1,
+    "predicted": dict.fromkeys(MEASURED["predicted"]) | {"scores": {}},
+}
+
+
+def test_measured_beside_predicted():
+    page = Page(render_report_html(REPORT | {"measured": [MEASURED, EMULATED]}))
+    assert "measured on ST <NUCLEO-F446RE>, 2026-11-25" in page.texts
+    assert ["output bytes equal to TFLite Micro's", "all", "all 6,000 of 2,000 images"] in page.rows
+    assert ["top-1, 2,000 images", "91.25 %", "91.25 %"] in page.rows
+    assert ["inference, median", "estimated 71,250 µs", "71,500 µs"] in page.rows
+    assert ["inference, least to most", "71,499 µs to 71,900 µs"] in page.rows
+    assert ["stack, deepest", "500 B", "700 B"] in page.rows
+    assert ["on the line", "nothing lost"] in page.rows
+    assert "measured on An emulated board, 2026-11-25" in page.texts
+    assert ["instructions, emulated, median", "4,000,100"] in page.rows
+    assert ["on the line", "3 repeats, 1 reconnect"] in page.rows
+    assert "On the device" not in Page(render_report_html(REPORT)).texts
+
+
+def test_measured_in_the_terminal(capsys):
+    Console(width=100).print(terminal_summary(REPORT | {"measured": [MEASURED]}))
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "measured on ST <NUCLEO-F446RE>, 2026-11-25" in rows and "predicted measured" in rows
+    assert "top-1, 2,000 images 91.25 % 91.25 %" in rows
+    assert "inference, median estimated 71,250 µs 71,500 µs" in rows

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import random
 import shutil
 from pathlib import Path
 
@@ -13,12 +14,16 @@ import torch
 from fake_board import FakeBoard
 from PIL import Image
 
+from export.application import build_application
 from export.boards import BOARDS
 from export.engine.compile import read_core
 from export.reference import run as run_reference
 from export.tflm import run_tflm
 from pipeline import cli
 from pipeline.data import load_dataset, to_int8
+from pipeline.device.emulated import start_emulated
+from pipeline.device.link import connect
+from pipeline.device.port import Port
 from pipeline.sizing import size_student
 
 CLASSES, SIDE = 10, 8
@@ -160,7 +165,7 @@ def test_what_a_person_sees(call, model, raw_folder):
     assert rows[0].startswith("measured on ST NUCLEO-F446RE")
     assert "output bytes equal to TFLite Micro's all all 120 of 12 images" in rows
     assert any(row.startswith("inference, median estimated ") and row.endswith(" 6 µs") for row in rows)
-    assert any(row.startswith("on the line ") and "repeats, 1 resets" in row for row in rows)
+    assert any(row.startswith("on the line ") and "repeats, 1 reset" in row for row in rows)
     assert "12 images on nucleo-f446re" in err
 
 
@@ -368,6 +373,39 @@ def test_an_emulated_board_end_to_end(call, run_folder, model):
     assert [result[name] for name in ("repeats", "resets", "reconnects")] == [0, 0, 0]
     code, printed, _ = call("report", "small.toml")
     assert code == 0 and "instructions, emulated, median" in printed
+
+
+@pytest.mark.parametrize("pty", [False, True])
+def test_the_application_on_a_line_that_damages_bytes(model, digits, tmp_path, monkeypatch, pty):
+    """Both ways; each image is counted once and right, and what was damaged is sent again."""
+    chance = random.Random(1)
+    exchange = Port.exchange
+
+    def damage(data, share):
+        spoilt = bytearray(data)
+        for place in range(len(spoilt)):
+            if chance.random() < share:
+                spoilt[place] ^= 1 << chance.randrange(8)
+        return bytes(spoilt)
+
+    def spoil(port, outgoing, wait_s):
+        received, written = exchange(port, damage(outgoing, 1e-3), wait_s)
+        return damage(received, 1e-3), written
+
+    images = to_int8(digits.images[:100])
+    expected = run_tflm(model.read_bytes(), images).reshape(100, -1)
+    application = build_application(model.read_bytes(), BOARDS["mps2-an386"], tmp_path)
+    with (
+        start_emulated(application.board, application.elf, pty=pty) as emulated,
+        connect(emulated.port) as link,
+    ):
+        monkeypatch.setattr(Port, "exchange", spoil)
+        results = list(link.infer(images))
+        monkeypatch.undo()
+        assert link.about().board == "mps2-an386"
+    assert sorted(index for index, _, _ in results) == list(range(100))
+    assert all(output == expected[index].tobytes() for index, _, output in results)
+    assert link.mishaps.repeats > 3 and link.mishaps.reconnects == 0
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason="needs MICROSTILL_DATA with tflite and mlperf_tiny_ic01")
