@@ -31,7 +31,7 @@ from export.application import Application, build_application
 from export.boards import BOARDS, Board
 from export.emulation.arm_elf import Program, disassemble, read_elf
 from export.emulation.cores import CORES
-from export.emulation.emulate import _plugin
+from export.emulation.emulate import plugin_file
 from export.emulation.tools import find_tool
 from export.emulation.work import Work, read_work
 from export.engine.measure import Measured, measure
@@ -130,7 +130,7 @@ def count_session(application: Application, subject: Subject, expected: Int8) ->
         counts = Path(folder, "counts")
         begin, end = (program.function(name).start for name in ("commands_start", "stopwatch_microseconds"))
         plugin = (
-            f"{_plugin(find_tool('qemu-system-arm'))},begin={begin:x},end={end:x},first=1,last=0,out={counts}"
+            f"{plugin_file(find_tool('qemu-system-arm'))},begin={begin:x},end={end:x},first=1,last=0,out={counts}"
         )
         command = [*qemu_command(BOARD, application.elf, PSEUDO_TERMINAL), "-plugin", plugin]
         pipe = subprocess.PIPE

@@ -101,7 +101,7 @@ def _run(
 ) -> subprocess.CompletedProcess[bytes]:
     qemu = find_tool("qemu-system-arm")
     plugin = [
-        str(_plugin(qemu)),
+        str(plugin_file(qemu)),
         *(f"{name}={value:x}" for name, value in options.items()),
         f"out={counts_file}",
     ]
@@ -133,7 +133,7 @@ def _check(core: Core, program: Program, done: subprocess.CompletedProcess[bytes
 
 
 @functools.cache
-def _plugin(qemu: str) -> Path:
+def plugin_file(qemu: str) -> Path:
     """The plugin, compiled once for each version of its source and of the interface (2 since QEMU 9.0)."""
     source = EMULATOR / "plugin.c"
     version = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True).stdout
