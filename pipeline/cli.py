@@ -416,7 +416,7 @@ def boards() -> None:
     stdout.print(table)
     for board in BOARDS.values():
         what = f"[bold]{board.name}[/]: {board.title}; [italic]{board.state}[/]"
-        stdout.print(f"{what}. {board.note} Source: {board.source}.")
+        stdout.print(f"{what}. {board.note}. Source: {board.source}.")
 
 
 @app.command()

@@ -40,7 +40,7 @@ ST_FLASH = ["st-flash --connect-under-reset --reset write out/b.bin 0x08000000"]
 STM32_BOARDS = {
     "nucleo-l4r5zi": ("stm32l4r5zitx", "board/st_nucleo_l4.cfg"),
     "nucleo-f446re": ("stm32f446retx", "board/st_nucleo_f4.cfg"),
-    "nucleo-h743zi": ("stm32h743zitx", "board/st_nucleo_h743zi.cfg"),
+    "nucleo-h743zi": ("stm32h743xx", "board/st_nucleo_h743zi.cfg"),
     "stm32f746g-disco": ("stm32f746nghx", "board/stm32f746g-disco.cfg"),
 }
 EXPECTED = {
