@@ -129,7 +129,8 @@ def count_session(application: Application, subject: Subject, expected: Int8) ->
     with tempfile.TemporaryDirectory() as folder:
         counts = Path(folder, "counts")
         begin, end = (program.function(name).start for name in ("commands_start", "stopwatch_microseconds"))
-        plugin = f"{plugin_file(find_tool('qemu-system-arm'))},begin={begin:x},end={end:x},first=1,last=0,out={counts}"
+        own = plugin_file(find_tool("qemu-system-arm"))
+        plugin = f"{own},begin={begin:x},end={end:x},first=1,last=0,out={counts}"
         command = [*qemu_command(BOARD, application.elf, PSEUDO_TERMINAL), "-plugin", plugin]
         pipe = subprocess.PIPE
         with subprocess.Popen(command, stdout=pipe, stderr=subprocess.STDOUT, text=True) as process:
