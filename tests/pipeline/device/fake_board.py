@@ -55,6 +55,7 @@ class FakeBoard:
         self.frames, self.sent, self.connections = Counter(), Counter(), 0
         self.failure = None
         self.is_ended, self.is_silent = threading.Event(), False
+        self.is_to_hang_up, self.has_hung_up = threading.Event(), threading.Event()
         self.forget()
         self.end = None
         if pty:
@@ -74,7 +75,7 @@ class FakeBoard:
         self.is_ended.set()
         self.thread.join(5)
         assert not self.thread.is_alive()
-        self.hang_up()
+        self.close_line()
         if self.listener:
             self.listener.close()
         else:
@@ -94,6 +95,10 @@ class FakeBoard:
     def run(self):
         try:
             while not self.is_ended.is_set():
+                if self.is_to_hang_up.is_set():
+                    self.close_line()
+                    self.is_to_hang_up.clear()
+                    self.has_hung_up.set()
                 if self.end is None and not self.answer_the_call():
                     continue
                 self.serve()
@@ -111,6 +116,12 @@ class FakeBoard:
         return True
 
     def hang_up(self):
+        """Asked for by a test; the line is cut when this returns."""
+        self.has_hung_up.clear()
+        self.is_to_hang_up.set()
+        assert self.has_hung_up.wait(5)
+
+    def close_line(self):
         if isinstance(self.end, socket.socket):
             self.end.close()
         self.end = None
@@ -131,7 +142,7 @@ class FakeBoard:
             except ConnectionResetError:
                 data = b""
             if not data:
-                self.hang_up()
+                self.close_line()
                 return
             now = time.monotonic()
             if self.in_garbage and now - self.heard_at > GARBAGE_ENDS_S:
@@ -279,9 +290,9 @@ class FakeBoard:
             self.reset()
         elif deed == "vanish":
             self.forget()
-            self.hang_up()
+            self.close_line()
         elif deed == "vanish for good":
-            self.hang_up()
+            self.close_line()
             self.listener.close()
             self.is_ended.set()
         elif deed == "silent":

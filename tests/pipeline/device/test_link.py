@@ -17,7 +17,7 @@ from pipeline.device.port import Port
 
 INPUT_BYTES, OUTPUT_BYTES, IMAGES = 300, 10, 12
 LAST = IMAGES - 1
-OPTIONS = {"answer_s": 0.4, "reconnect_s": 1.0}
+OPTIONS = {"answer_s": 1.0, "reconnect_s": 3.0}
 
 
 def digest(image):
@@ -194,7 +194,7 @@ FINAL = {
     "gone": (
         {("o", 3): ["vanish for good"]},
         {},
-        "went away (the other side closed the connection) and did not come back within 1 s",
+        "went away (the other side closed the connection) and did not come back within 3 s",
     ),
 }
 
@@ -224,7 +224,7 @@ def test_resets_and_losses_amid_commands():
         assert link.command("name") == ["m-name-dut-[microstill nucleo-f446re]"]
         assert link.mishaps == Mishaps(resets=2, reconnects=1)
         fake.mischief["text", "name"] = ["silent"]
-        with pytest.raises(ResourceMissing, match=r"no answer to 'name' within 0.4 s; reset the board"):
+        with pytest.raises(ResourceMissing, match=r"no answer to 'name' within 1 s; reset the board"):
             link.command("name")
     resets = {("text", "name"): ["reset"] * 9}
     with (
