@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from pipeline import cli
+
 SMALL_RECIPE = """
 [data]
 dataset = "digits"
@@ -77,3 +79,18 @@ def finished(tmp_path_factory):
     """The small recipe run once from start to end: (command line, exit status, stdout, stderr)."""
     command_line = CommandLine(tmp_path_factory.mktemp("finished"))
     return command_line, *command_line("run", command_line.recipe, "--json")
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run the command line in this process: (exit status, stdout, stderr)."""
+
+    def run(*arguments):
+        monkeypatch.setattr("sys.argv", ["microstill", *map(str, arguments)])
+        monkeypatch.delenv("MICROSTILL_DATA", raising=False)
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out, captured.err
+
+    return run

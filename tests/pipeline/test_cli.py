@@ -10,25 +10,9 @@ from PIL import Image
 
 from export.engine.self_test import stated_input
 from models.zoo import STUDENTS, build_teacher
-from pipeline import cli
 from pipeline.objectives import OBJECTIVES
 from pipeline.schemes import SCHEMES
 from pipeline.sizing import size_student
-
-
-@pytest.fixture
-def call(monkeypatch, capsys):
-    """Run the command line in this process: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["microstill", *map(str, arguments)])
-        monkeypatch.delenv("MICROSTILL_DATA", raising=False)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from export.boards import BOARDS
 from export.engine.compile import read_core
 from export.reference import run as run_reference
 from export.tflm import run_tflm
-from pipeline import cli
 from pipeline.data import load_dataset, to_int8
 from pipeline.device.emulated import start_emulated
 from pipeline.device.link import connect
@@ -57,19 +56,10 @@ def digits():
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process, in a folder of its own: (exit status, stdout, stderr)."""
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["microstill", *map(str, arguments)])
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.delenv("MICROSTILL_DATA", raising=False)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
+def call(call, monkeypatch, tmp_path):
+    """The command line in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return call
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from tiny_model import ask, tiny_model
 from export.application import Application
 from export.boards import BOARDS
 from export.errors import InputError
-from pipeline import cli
 from pipeline.device import flash as flash_module
 from pipeline.device.flash import find_model
 
@@ -23,18 +22,10 @@ BOARD = "mps2-an386"
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process and in a folder of its own: (exit status, stdout, stderr)."""
+def call(call, monkeypatch, tmp_path):
+    """`microstill flash` in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr("sys.argv", ["microstill", "flash", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code, captured.out, captured.err
-
-    return run
+    return lambda *arguments: call("flash", *arguments)
 
 
 @pytest.fixture
