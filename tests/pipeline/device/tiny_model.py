@@ -7,6 +7,9 @@ from export.graph import Graph, Operator, Quantization, Tensor
 from export.tflite_writer import write_tflite
 
 
+TRIES = 10
+
+
 def tiny_model(*, side: int = 4, hidden: tuple[int, ...] = ()) -> bytes:
     """A .tflite: side x side grey pixels; hidden: units of dense layers in between, for weight."""
 
@@ -42,11 +45,15 @@ def tiny_model(*, side: int = 4, hidden: tuple[int, ...] = ()) -> bytes:
 
 
 def ask(port: str, command: bytes, begin: str) -> str:
-    """The reply's line that begins so; what the board says as it starts may come before it."""
-    with serial.serial_for_url(port, baudrate=115_200, timeout=20) as link:
-        link.write(command)
-        while line := link.readline().decode():
-            if line.startswith(begin):
-                assert link.readline() == b"m-ready\r\n"
-                return line
+    """The reply's line that begins so; what the board says as it starts may come before it.
+
+    What comes in before the program has started its UART is lost, so the command is repeated.
+    """
+    with serial.serial_for_url(port, baudrate=115_200, timeout=2) as link:
+        for _ in range(TRIES):
+            link.write(b"%" + command)
+            while line := link.readline().decode():
+                if line.startswith(begin):
+                    assert link.readline() == b"m-ready\r\n"
+                    return line
     raise AssertionError(f"no {begin} on {port}")
