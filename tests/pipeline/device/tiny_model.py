@@ -6,7 +6,6 @@ import serial
 from export.graph import Graph, Operator, Quantization, Tensor
 from export.tflite_writer import write_tflite
 
-
 TRIES = 10
 
 
