@@ -5,6 +5,7 @@
 
 #include "model.h"
 #include "model_golden.h"
+#include "self_test_input.h"
 
 static int32_t buffer[MODEL_BUFFER_BYTES / 4];
 int8_t inference_image[MODEL_INPUT_BYTES];
@@ -16,11 +17,7 @@ const inference_sizes *inference_model(void) {
 }
 
 int inference_start(void) {
-    uint32_t state = 12345u;
-    for (uint32_t i = 0; i < MODEL_INPUT_BYTES; i++) {
-        state = state * 1664525u + 1013904223u;
-        inference_image[i] = (int8_t)(state >> 24);
-    }
+    fill_with_self_test_input(inference_image, MODEL_INPUT_BYTES);
     inference_load();
     inference_run();
     return memcmp(inference_output(), model_golden_output, MODEL_OUTPUT_BYTES) == 0;

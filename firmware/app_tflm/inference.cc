@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "golden.h"
+#include "self_test_input.h"
 #include "tensorflow/lite/micro/micro_interpreter.h"
 #include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
 #include "tensorflow/lite/schema/schema_generated.h"
@@ -80,11 +81,7 @@ const inference_sizes *inference_model(void) {
 }
 
 int inference_start(void) {
-    uint32_t state = 12345u;
-    for (uint32_t i = 0; i < MODEL_INPUT_BYTES; i++) {
-        state = state * 1664525u + 1013904223u;
-        inference_image[i] = static_cast<int8_t>(state >> 24);
-    }
+    fill_with_self_test_input(inference_image, MODEL_INPUT_BYTES);
     if (!start_interpreter()) {
         return 0;
     }
