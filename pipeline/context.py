@@ -90,7 +90,7 @@ class Run:
     def settings(self, schedule: Schedule, seed: int | None = None) -> Settings:
         """Plain numbers of one training of this recipe; `seed` None is the recipe's."""
         names = ("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay")
-        plain = schedule.model_dump(include={*names, "warmup_epochs"})
+        plain = schedule.model_dump(include={*names, "warmup_epochs", "ema"})
         own = self.recipe.seed if seed is None else seed
         return Settings(**plain, augmentation=self.augmentation, seed=own, view_seed=self.recipe.seed)
 

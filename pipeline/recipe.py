@@ -86,7 +86,10 @@ class Data(Section):
 
 
 class Schedule(Section):
-    """One training: SGD with Nesterov momentum or AdamW, linear warm-up, cosine decay to zero."""
+    """One training: SGD with Nesterov momentum or AdamW, linear warm-up, cosine decay to zero.
+
+    ema: decay, each step, of the moving average of the weights, which is then what is kept; 0 keeps the last.
+    """
 
     epochs: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)] = 128
@@ -95,6 +98,7 @@ class Schedule(Section):
     momentum: Fraction = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 4e-5
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
 class LabelSchedule(Schedule):

@@ -8,12 +8,14 @@ alone and ends in a checkpoint, so a killed training continues to the very same 
 import io
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from export.errors import GateFailed
 from export.files import write_atomic
@@ -53,12 +55,20 @@ class Epoch:
 
 
 Step = Callable[[Batch, Epoch], Iterator[Losses]]
+OnEpoch = Callable[[Epoch, torch.optim.Optimizer], bool]
+
+
+def nothing_moves(epoch: Epoch, optimizer: torch.optim.Optimizer) -> bool:
+    """Do nothing before an epoch; see `train` for what is returned."""
+    return False
 
 
 @dataclass(frozen=True)
 class Settings:
     """Plain numbers of one training (see `pipeline.recipe.Schedule`).
 
+    ema: decay, each step, of the moving average of weights and buffers that is validated and kept; 0 keeps
+        the last ones.
     seed: of order and sampling. view_seed: of the fixed views, where the augmentation has such.
     """
 
@@ -72,6 +82,7 @@ class Settings:
     augmentation: Augmentation
     seed: int
     view_seed: int = 0
+    ema: float = 0.0
 
 
 def train(
@@ -84,14 +95,15 @@ def train(
     checkpoint: Path,
     evaluate: Callable[[], float],
     metric: str = "top1",
-    on_epoch: Callable[[Epoch, torch.optim.Optimizer], None] = lambda epoch, optimizer: None,
+    on_epoch: OnEpoch = nothing_moves,
 ) -> History:
     """Train every parameter of `trainable` in place; return one row of means per epoch.
 
     A row holds the epoch (from 1), the learning rate, each loss term, `total` and `validation_<metric>`.
     checkpoint: folder for the state after each epoch; a training found there is continued.
     evaluate: the metric on the validation split in percent, called after each epoch.
-    on_epoch: called before each epoch, for example to sort channels.
+    on_epoch: called before each epoch; returns whether it moved weights to other places, as sorting channels
+        does, so that their average begins anew.
 
     Raises:
         GateFailed: a loss is not finite; names the step and the last good checkpoint.
@@ -99,11 +111,13 @@ def train(
     device = next(trainable.parameters()).device
     optimizer = _optimizer(trainable, settings)
     steps_per_epoch = max(len(split.labels) // settings.batch_size, 1)
-    history = _resume(checkpoint, trainable, optimizer)
+    average = _Average(trainable, settings.ema)
+    history = _resume(checkpoint, trainable, optimizer, average)
     with progress(title, settings.epochs * steps_per_epoch, done=len(history) * steps_per_epoch) as bar:
         for index in range(len(history), settings.epochs):
             epoch = Epoch(index, settings.epochs, _generator(settings.seed, index, stream=1))
-            on_epoch(epoch, optimizer)
+            if on_epoch(epoch, optimizer):
+                average.restart()
             trainable.train()
             sums: dict[str, Tensor] = {}
             data = epoch_batches(split, settings, index, device)
@@ -119,13 +133,16 @@ def train(
                     for name, value in losses.items():
                         sums[name] = sums.get(name, 0) + value.detach()
                 optimizer.step()
+                average.update()
                 bar.advance()
             row = {name: float(value) / steps_per_epoch for name, value in sums.items()}
             row = {"epoch": index + 1, "learning_rate": rate, **row, "total": sum(row.values())}
-            row[f"validation_{metric}"] = evaluate()
+            with average.in_place():
+                row[f"validation_{metric}"] = evaluate()
             history.append(row)
             bar.say(_line(row, settings.epochs))
-            _save(checkpoint, trainable, optimizer, history)
+            _save(checkpoint, trainable, optimizer, average, history)
+    average.keep()
     return history
 
 
@@ -195,14 +212,72 @@ def _require_finite(
     )
 
 
-def _save(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+class _Average:
+    """The exponential moving average of a network and its buffers; without a decay, the network itself."""
+
+    def __init__(self, trainable: nn.Module, decay: float) -> None:
+        self.trainable, self.decay = trainable, decay
+        self.averaged: AveragedModel | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was averaged; the next step is the first."""
+        if self.decay:
+            update = get_ema_multi_avg_fn(self.decay)
+            self.averaged = AveragedModel(self.trainable, multi_avg_fn=update, use_buffers=True)
+
+    def update(self) -> None:
+        """Take in the network as it is after a step."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.trainable)
+
+    def keep(self) -> None:
+        """Put the average into the network."""
+        if self.averaged is not None:
+            self.trainable.load_state_dict(self.averaged.module.state_dict())
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Hold the average in the network for a while."""
+        if self.averaged is None:
+            yield
+            return
+        last = {name: value.clone() for name, value in self.trainable.state_dict().items()}
+        self.keep()
+        yield
+        self.trainable.load_state_dict(last)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of it."""
+        return {} if self.averaged is None else self.averaged.state_dict()
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a checkpoint's state."""
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state)
+
+
+def _save(
+    checkpoint: Path,
+    trainable: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: _Average,
+    history: History,
+) -> None:
     buffer = io.BytesIO()
-    state = {"network": trainable.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+    state = {
+        "network": trainable.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "average": average.state(),
+        "history": history,
+    }
     torch.save(state, buffer)
     write_atomic(checkpoint / "last.pt", buffer.getvalue())
 
 
-def _resume(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+def _resume(
+    checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer, average: _Average
+) -> History:
     """Load the last checkpoint if there is one; return the rows of its epochs."""
     path = checkpoint / "last.pt"
     if not path.exists():
@@ -210,6 +285,7 @@ def _resume(checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optim
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     trainable.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
+    average.load(state["average"])
     return list(state["history"])
 
 

@@ -17,10 +17,9 @@ from pipeline.distil import Extra, Lesson, TeacherSignal, distil_step, nothing_m
 from pipeline.lesson import new_lesson, teacher_signal
 from pipeline.objectives.base import Outputs
 from pipeline.objectives.logits import SoftCrossEntropy
-from pipeline.training import Epoch, History, Step, predict, train
+from pipeline.training import Epoch, History, OnEpoch, Step, nothing_moves, predict, train
 
 SEEDS_APART = 1000  # between networks of one run, so that runs with neighbouring seeds share no network
-OnEpoch = Callable[[Epoch, torch.optim.Optimizer], None]
 
 
 @dataclass(frozen=True)
@@ -73,10 +72,12 @@ class Learner:
             extra=extra,
         )
 
-    def before_epoch(self, epoch: Epoch, optimizer: torch.optim.Optimizer) -> None:
+    def before_epoch(self, epoch: Epoch, optimizer: torch.optim.Optimizer) -> bool:
         """Sort channels as NetAug's authors do: while the width varies, not while the base settles."""
-        if isinstance(self.network, SuperNetwork) and epoch.index < self.width_epochs:
-            self.network.sort_channels(optimizer)
+        if not isinstance(self.network, SuperNetwork) or epoch.index >= self.width_epochs:
+            return False
+        self.network.sort_channels(optimizer)
+        return True
 
     def base(self) -> FeatureNetwork:
         """Return what goes onto the device: NetAug's leading slice with its own batch-norm statistics."""
@@ -153,7 +154,7 @@ def fit(
     seed: int,
     checkpoint: Path,
     title: str = "distil",
-    on_epoch: OnEpoch = lambda epoch, optimizer: None,
+    on_epoch: OnEpoch = nothing_moves,
 ) -> History:
     """Train with the recipe's `distil` schedule; after each epoch validate what `student` returns.
 

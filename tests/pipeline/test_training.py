@@ -51,9 +51,9 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_a_killed_training_continues_to_the_same_weights(split, tmp_path, optimizer):
-    settings = replace(SETTINGS, optimizer=optimizer)
+@pytest.mark.parametrize(("optimizer", "ema"), [("sgd", 0.0), ("adamw", 0.0), ("sgd", 0.9)])
+def test_a_killed_training_continues_to_the_same_weights(split, tmp_path, optimizer, ema):
+    settings = replace(SETTINGS, optimizer=optimizer, ema=ema)
     whole, resumed = network(), network()
     expected = run(whole, split, tmp_path / "whole", settings)
 
@@ -157,3 +157,50 @@ def test_learning_rate_warms_up_and_decays_as_a_cosine():
 def test_top1_is_a_percentage():
     logits = torch.tensor([[1.0, 2.0], [3.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
     assert top1(logits, torch.tensor([1, 0, 0, 0])) == 75.0
+
+
+def test_the_moving_average_is_validated_and_kept(split, tmp_path):
+    net = network()
+    seen, validated = [], []
+
+    def step(batch, epoch):
+        seen.append(net[0].weight.detach().clone())
+        yield {"label": functional.cross_entropy(net(batch.inputs), batch.labels)}
+
+    def evaluate():
+        validated.append(net[0].weight.detach().clone())
+        return 50.0
+
+    settings = replace(SETTINGS, ema=0.8)
+    run(net, split, tmp_path, settings, step, evaluate)
+    per_epoch = len(split) // settings.batch_size
+    last = torch.load(tmp_path / "last.pt", weights_only=True)["network"]["0.weight"]
+    after_steps = [*seen[1:], last]  # what one step sees is what the one before left
+    average = after_steps[0]
+    for number, weight in enumerate(after_steps[1:], 2):
+        average = 0.8 * average + 0.2 * weight
+        if number % per_epoch == 0:
+            torch.testing.assert_close(validated[number // per_epoch - 1], average)
+    torch.testing.assert_close(net[0].weight.detach(), average)
+    assert not torch.allclose(average, last)
+
+
+def test_the_average_begins_anew_where_weights_moved(split, tmp_path):
+    net = network()
+    seen = []
+
+    def step(batch, epoch):
+        seen.append(net[0].weight.detach().clone())
+        yield {"label": functional.cross_entropy(net(batch.inputs), batch.labels)}
+
+    settings = replace(SETTINGS, ema=0.8)
+    moved = lambda epoch, optimizer: epoch.index == settings.epochs - 1  # noqa: E731
+    train(
+        net, split, step, settings, title="test", checkpoint=tmp_path, evaluate=lambda: 50.0, on_epoch=moved
+    )
+    last = torch.load(tmp_path / "last.pt", weights_only=True)["network"]["0.weight"]
+    first, *rest = [*seen[1:], last][-(len(split) // settings.batch_size) :]
+    average = first
+    for weight in rest:
+        average = 0.8 * average + 0.2 * weight
+    torch.testing.assert_close(net[0].weight.detach(), average)
