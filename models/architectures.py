@@ -7,6 +7,9 @@ The published MACs and parameters follow from each table; a test holds them to i
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+StudentFamily = Literal["mobilenet", "resnet", "detector", "segmenter"]
 
 MOBILENET_WIDTHS = (1.0, 1.8, 2.6)
 MCUNET_WIDTHS = (1.0, 1.6, 2.2)
@@ -17,7 +20,7 @@ EXPANSIONS = (1.0, 1.6, 2.2, 2.8)
 class Block:
     """One block: square kernel, mid and output channels, stride.
 
-    mid: None in the first block of a MobileNet, which has no expansion: its mid channels are its input's.
+    mid: None where there is no expansion, as in a MobileNet's first block: mid channels are the input's.
     """
 
     kernel: int
@@ -30,6 +33,7 @@ class Block:
 class Table:
     """A student: a 3x3 stem of `stem` channels, blocks, an optional 1x1 head, pooling, a linear classifier.
 
+    family: which blocks they are and how the image is judged (see `models.zoo.FAMILIES`).
     resolution, classes: those of the published model. norm_epsilon: of every batch norm.
     width_factors, expand_factors: NetAug's choices; the first is 1, the network itself.
     """
@@ -43,6 +47,7 @@ class Table:
     stem_stride: int = 2
     width_factors: tuple[float, ...] = MCUNET_WIDTHS
     expand_factors: tuple[float, ...] = EXPANSIONS
+    family: StudentFamily = "mobilenet"
 
     @property
     def inputs(self) -> tuple[int, ...]:
@@ -187,6 +192,7 @@ TABLES = {
         ),
     ),
     "resnet8": Table(
+        family="resnet",
         resolution=32, classes=10, stem=16, stem_stride=1, norm_epsilon=1e-3, width_factors=MCUNET_WIDTHS,
         blocks=(
             Block(3, 16, 16), Block(3, 32, 32, 2), Block(3, 64, 64, 2),
@@ -198,6 +204,7 @@ TABLES = {
 # would for one answer an image. The large ones are the teachers of the others.
 DENSE_TABLES = {
     "shapes-detector": Table(
+        family="detector",
         resolution=64, classes=4, stem=16, head=64, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
         blocks=(
             Block(3, None, 8),
@@ -206,6 +213,7 @@ DENSE_TABLES = {
         ),
     ),
     "shapes-detector-large": Table(
+        family="detector",
         resolution=64, classes=4, stem=32, head=192, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
         blocks=(
             Block(3, None, 16),
@@ -214,6 +222,7 @@ DENSE_TABLES = {
         ),
     ),
     "shapes-segmenter": Table(
+        family="segmenter",
         resolution=64, classes=4, stem=16, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
         blocks=(
             Block(3, None, 8),
@@ -221,6 +230,7 @@ DENSE_TABLES = {
         ),
     ),
     "shapes-segmenter-large": Table(
+        family="segmenter",
         resolution=64, classes=4, stem=32, head=96, norm_epsilon=1e-3, width_factors=MOBILENET_WIDTHS,
         blocks=(
             Block(3, None, 16),

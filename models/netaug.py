@@ -86,7 +86,7 @@ class SuperNetwork(FeatureNetwork):
     with the base's variance instead of the larger one's own: batch norm makes the scale of a weight
     meaningless for the output but not for the learning rate, and the base is to learn as it would alone.
 
-    name, classes, channels, resolution, strides, padding: as in `build_student`.
+    model, classes, channels, resolution, strides, padding: as in `build_student`.
     width_factors: choices for the outputs of stem, blocks and head; a residual block keeps its input's width.
     expand_factors: choices for the mid channels of each block, relative to its active input's.
     Both default to the table's; the channels are rounded half up to integers.
@@ -97,7 +97,7 @@ class SuperNetwork(FeatureNetwork):
 
     def __init__(
         self,
-        name: str,
+        model: str | Table,
         *,
         classes: int,
         channels: int = 3,
@@ -112,7 +112,7 @@ class SuperNetwork(FeatureNetwork):
             if factor < 1:
                 raise ModelError(f"NetAug factor {factor} is below 1: it would be narrower than the base")
         base = build_student(
-            name, classes=classes, channels=channels, resolution=resolution, strides=strides, padding=padding
+            model, classes=classes, channels=channels, resolution=resolution, strides=strides, padding=padding
         )
         self.table, self.input_shape, self.task = base.table, base.input_shape, base.task
         self.width_factors = tuple(width_factors or base.table.width_factors)

@@ -47,8 +47,8 @@ class BasicBlock(StudentBlock):
         return (self.conv2.conv,) if self.shortcut is None else (self.conv2.conv, self.shortcut)
 
 
-class ResNet8(Student):
-    """MLPerf Tiny's image classification benchmark; see `Student` for its arguments."""
+class ResNet(Student):
+    """MLPerf Tiny's ResNet-8 and its like; see `Student` for its arguments."""
 
     block_type = BasicBlock
     activation_type = nn.ReLU

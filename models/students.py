@@ -1,6 +1,6 @@
 """Students: built from a table, traceable, and made only of layers that TensorFlow Lite runs as they stand.
 
-`MobileNet` (models/mobilenet.py) and `ResNet8` (models/resnet.py) differ in block and activation only. The
+`MobileNet` (models/mobilenet.py) and `ResNet` (models/resnet.py) differ in block and activation only. The
 layer classes are an argument, so that the super-network (models/netaug.py) is this code with layers that
 slice themselves.
 """

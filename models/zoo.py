@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from models.architectures import DENSE_TABLES, TABLES
+from models.architectures import DENSE_TABLES, TABLES, Table
 from models.checkpoints import load_weights
 from models.dense import Detector, Segmenter
 from models.layers import Padding
 from models.mobilenet import MobileNet
-from models.resnet import CifarResNet, ResNet8
+from models.resnet import CifarResNet, ResNet
 from models.students import Student
 from models.teachers import (
     CONVNEXT,
@@ -25,24 +25,14 @@ from models.teachers import (
     TorchvisionTeacher,
 )
 
-STUDENTS: dict[str, type[Student]] = {
-    "mobilenet-v2-tiny": MobileNet,
-    "mcunet-in0": MobileNet,
-    "mcunet-in1": MobileNet,
-    "mcunet-in2": MobileNet,
-    "mcunet-in3": MobileNet,
-    "mcunet-in4": MobileNet,
-    "mcunet-vww0": MobileNet,
-    "mcunet-vww1": MobileNet,
-    "mcunet-vww2": MobileNet,
-    "proxyless-w0.3": MobileNet,
-    "resnet8": ResNet8,
-    "shapes-detector": Detector,
-    "shapes-detector-large": Detector,
-    "shapes-segmenter": Segmenter,
-    "shapes-segmenter-large": Segmenter,
+FAMILIES: dict[str, type[Student]] = {
+    "mobilenet": MobileNet,
+    "resnet": ResNet,
+    "detector": Detector,
+    "segmenter": Segmenter,
 }
 ARCHITECTURES = {**TABLES, **DENSE_TABLES}  # the table of each student
+STUDENTS: dict[str, type[Student]] = {name: FAMILIES[table.family] for name, table in ARCHITECTURES.items()}
 
 # An integer is the depth of a CIFAR ResNet, a family a torchvision classifier of that name, a class a student
 # of that name.
@@ -114,7 +104,7 @@ TEACHERS: dict[str, int | Family | type[Student]] = {
 
 
 def build_student(
-    name: str,
+    model: str | Table,
     *,
     classes: int,
     channels: int = 3,
@@ -124,12 +114,15 @@ def build_student(
 ) -> Student:
     """Build a freshly initialised student; see `models.students.Student` for the arguments.
 
+    model: a name of `STUDENTS`, or a table of its own.
+
     Raises:
         KeyError: the name is not in `STUDENTS`.
         ModelError: the stride plan does not fit.
     """
-    return STUDENTS[name](
-        ARCHITECTURES[name],
+    table = ARCHITECTURES[model] if isinstance(model, str) else model
+    return FAMILIES[table.family](
+        table,
         classes=classes,
         channels=channels,
         resolution=resolution,

@@ -16,6 +16,7 @@ from export.errors import InputError, ResourceMissing
 from export.files import sha256_of, write_atomic
 from export.graph import Graph
 from export.tflite_reader import read_tflite
+from models.architectures import Table
 from models.fakequant import fold_and_quantize
 from models.features import FeatureNetwork
 from models.teachers import EnsembleTeacher, Family, Teacher
@@ -106,16 +107,29 @@ class Run:
     def new_student(self, seed: int | None = None) -> FeatureNetwork:
         """Return the recipe's student, freshly initialised from a seed; None is its own."""
         torch.manual_seed(self.student_seed if seed is None else seed)
-        return build_student(self.recipe.student.model, **self.student_arguments())
+        return build_student(self.student_model, **self.student_arguments())
+
+    @property
+    def student_model(self) -> str | Table:
+        """The student's name in the zoo, or the recipe's own table."""
+        student = self.recipe.student
+        if student.table is None:
+            return student.model
+        return student.table.architecture(
+            resolution=self.recipe.data.resolution, classes=len(self.dataset.labels)
+        )
 
     def student_arguments(self) -> dict[str, Any]:
-        """What `build_student` and `SuperNetwork` are told beside the name."""
+        """What `build_student` and `SuperNetwork` are told beside the model."""
+        student, model = self.recipe.student, self.student_model
+        # A table is taken as it is written.
+        plan = student.strides if isinstance(model, str) else (2,) * model.strides.count(2)
         return {
             "classes": len(self.dataset.labels),
             "channels": self.dataset.channels,
             "resolution": self.recipe.data.resolution,
-            "strides": self.recipe.student.strides,
-            "padding": self.recipe.student.padding,
+            "strides": plan,
+            "padding": student.padding,
         }
 
     def new_teacher(self, name: str) -> Teacher:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from export.errors import InputError
 from models.teachers import EnsembleTeacher
-from models.zoo import STUDENTS, TEACHERS
+from models.zoo import FAMILIES, STUDENTS, TEACHERS
 from pipeline.context import Run
 from pipeline.distil import Lesson, TeacherSignal, build_terms, live_teacher
 from pipeline.recipe import Mutual
@@ -45,7 +45,10 @@ def require_task(run: Run) -> None:
     for other in TASKS.values():
         if other.name != task and getattr(recipe.gates, f"int8_{other.metric}") is not None:
             raise InputError(f"{data}: gates.int8_{other.metric} is not its gate; set int8_{run.task.metric}")
-    named: list[tuple[Mapping[str, object], str]] = [(STUDENTS, recipe.student.model)]
+    own, students = recipe.student.table, STUDENTS
+    if own is not None:
+        students = {**STUDENTS, recipe.student.model: FAMILIES[own.family]}
+    named: list[tuple[Mapping[str, object], str]] = [(students, recipe.student.model)]
     if isinstance(recipe.distil.scheme, Mutual):
         named += [(STUDENTS, peer) for peer in recipe.distil.scheme.peers]
     if recipe.teacher is not None:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from export.boards import BOARDS
 from export.errors import InputError
+from models.architectures import Block, Table
 from models.teachers import IMAGENET_MEAN, IMAGENET_STD
 from models.zoo import STUDENTS, TEACHERS
 from pipeline.names import lookup, suggestion
@@ -24,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+NORM_EPSILON = 1e-3  # of batch norm in a table of the recipe's own
 Channels = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
 
 
@@ -145,12 +147,53 @@ class Teacher(Section):
         return " + ".join(name for name, _ in self.networks())
 
 
+class BlockRow(Section):
+    """One row of a student's table; without `mid` the block does not expand its input."""
+
+    kernel: Literal[1, 3, 5, 7] = 3
+    mid: Annotated[int, Field(ge=1)] | None = None
+    out: Annotated[int, Field(ge=1)]
+    stride: Literal[1, 2] = 1
+
+
+class StudentTable(Section):
+    """A student's architecture, written out (see `models.architectures.Table`)."""
+
+    family: Literal["mobilenet", "resnet"]
+    stem: Annotated[int, Field(ge=1)]
+    stem_stride: Literal[1, 2] = 1
+    blocks: Annotated[tuple[BlockRow, ...], Field(min_length=1)]
+    head: Annotated[int, Field(ge=1)] | None = None
+
+    def architecture(self, *, resolution: int, classes: int) -> Table:
+        """What `models.zoo.build_student` builds for images of `resolution` pixels."""
+        return Table(
+            family=self.family,
+            resolution=resolution,
+            classes=classes,
+            stem=self.stem,
+            stem_stride=self.stem_stride,
+            norm_epsilon=NORM_EPSILON,
+            blocks=tuple(Block(row.kernel, row.mid, row.out, row.stride) for row in self.blocks),
+            head=self.head,
+        )
+
+
 class Student(Section):
-    """The network that goes onto the device."""
+    """The network that goes onto the device: one of the zoo, or `table` under a name of its own."""
 
     model: str = "mobilenet-v2-tiny"
+    table: StudentTable | None = None
     strides: tuple[Literal[1, 2], ...] | None = None
     padding: Literal["same", "symmetric"] = "same"
+
+    @model_validator(mode="after")
+    def _one_architecture(self) -> Self:
+        if self.table is not None and self.model in STUDENTS:
+            raise ValueError(f"{self.model} has a table already; give this one another name in 'model'")
+        if self.table is not None and self.strides is not None:
+            raise ValueError("the table says where it strides: leave 'strides' out")
+        return self
 
 
 class ObjectiveTerm(Section):
@@ -425,7 +468,8 @@ def _check_names(recipe: Recipe, path: Path) -> None:
     """Look every name up in its table, so that a typing error costs no training."""
     try:
         lookup(BOARDS, recipe.board, "board")
-        lookup(STUDENTS, recipe.student.model, "student")
+        if recipe.student.table is None:
+            lookup(STUDENTS, recipe.student.model, "student")
         for name, _ in recipe.teacher.networks() if recipe.teacher else ():
             lookup(TEACHERS, name, "teacher")
         for term in recipe.distil.objectives:

@@ -44,7 +44,7 @@ class Learner:
         torch.manual_seed(seed)
         self.network = run.place(
             SuperNetwork(
-                run.recipe.student.model,
+                run.student_model,
                 **run.student_arguments(),
                 width_factors=self.netaug.width_factors,
                 expand_factors=self.netaug.expand_factors,

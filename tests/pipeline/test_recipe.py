@@ -19,6 +19,14 @@ schedule = { epochs = 1 }
 [distil]
 epochs = 2
 """
+TABLE = """
+[student]
+model = "own"
+[student.table]
+family = "resnet"
+stem = 16
+blocks = [{ mid = 16, out = 16 }, { mid = 32, out = 32, stride = 2 }, { mid = 64, out = 64, stride = 2 }]
+"""
 
 
 def write(tmp_path, text):
@@ -68,6 +76,19 @@ def test_defaults_and_overrides(tmp_path):
             MINIMAL + '[student]\nmodel = "mcunet-in9"\n',
             "unknown student 'mcunet-in9'; did you mean 'mcunet-in",
         ),
+        (
+            MINIMAL + TABLE.replace("out", "outs"),
+            "unknown key 'student.table.blocks.0.outs'; did you mean 'out'",
+        ),
+        (
+            MINIMAL + TABLE.replace('"resnet"', '"resnets"'),
+            "student.table.family: input should be 'mobilenet'",
+        ),
+        (
+            MINIMAL + TABLE.replace('"own"', '"resnet8"'),
+            "student: resnet8 has a table already; give this one another name in 'model'",
+        ),
+        (MINIMAL + TABLE.replace("[student]", "[student]\nstrides = [1]"), "leave 'strides' out"),
         (MINIMAL + 'objectives = [{ name = "logits_l3" }]\n', "did you mean 'logits_l2'?"),
         (MINIMAL + "label_weight = 0\n", "every weight is 0"),
         (MINIMAL + "label_weight = -1\n", "distil.label_weight: a weight must be 0 or more, not -1"),
