@@ -101,6 +101,46 @@ def run(
 
 
 @app.command()
+def search(
+    recipe: RecipeFile,
+    overrides: Override = None,
+    data: DataFolder = None,
+    out: RunsFolder = Path("runs"),
+    study: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Of several processes on one search; each has its own --out."),
+    ] = None,
+    then_run: Annotated[bool, typer.Option("--run", help="Then run the winner's recipe to the end.")] = False,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch a data set that is not on disk.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the best student of a space that keeps a budget of SRAM and flash.
+
+    Students are drawn from the recipe's [search.space]. What the generated engine
+    would need is planned, built and emulated before any training; what is over
+    the budget is not trained. The others are ranked by short trainings: the best
+    of each rung go on to the next.
+
+    A search that was stopped goes on. The results lie in runs/<recipe>/search: all
+    students (candidates.csv, search.json), a plot of accuracy against SRAM, flash
+    and MACs (search.svg), and winner.toml, a recipe for 'microstill run'.
+    """
+    from pipeline.search.command import search_recipe
+    from pipeline.search.show import table, to_json
+
+    found = search_recipe(recipe, overrides or [], data=data, out=out, study=study, download=download)
+    stdout.print(table(found.candidates, found.search))
+    stdout.print(f"plot   {found.recipe.with_name('search.svg')}", markup=False)
+    stdout.print(f"winner {found.recipe}", markup=False)
+    if as_json:
+        print(json.dumps(to_json(found.best)))
+    if then_run:
+        run(found.recipe, data=data, out=out, download=download)
+
+
+@app.command()
 def status(
     recipe: RecipeFile, overrides: Override = None, data: DataFolder = None, out: RunsFolder = Path("runs")
 ) -> None:
@@ -130,6 +170,65 @@ def check(model: TfliteFile, board: Board = "generic-256k", as_json: Json = Fals
     except InputError as error:
         raise InputError(f"{model}: {error}") from None
     _show(budget, as_json=as_json)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An int8 .tflite, or the name of a pretrained student.")
+    ],
+    data: DataFolder = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A data set below --data; the one on the model's card if not given."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=1, help="Only N images, every class in proportion."),
+    ] = None,
+    as_json: OnlyJson = False,
+) -> None:
+    """Measure an int8 classifier's top-1 on a test set, with TFLite Micro.
+
+    Any model whose input is a square image; its scale and zero point say how it
+    takes pixels. 'microstill models' lists the pretrained students. For another
+    model name the data set, or let DIR be the test set itself: one folder a
+    class, or raw images with their y_labels.csv.
+
+    microstill evaluate MODEL.tflite --data DIR --dataset cifar10
+    """
+    from pipeline.evaluate import evaluate, show_evaluation
+
+    show_evaluation(evaluate(model, data=data, dataset=dataset, limit=limit), as_json=as_json)
+
+
+@app.command()
+def publish(
+    recipe: RecipeFile,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="STUDENT-DATASET if not given.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="models/pretrained if not given.")
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", metavar="DIR", help="Where artifacts are kept.")] = Path(
+        "runs"
+    ),
+    force: Annotated[bool, typer.Option("--force", help="Replace another model of that name.")] = False,
+) -> None:
+    """Keep the model of a recipe's last complete run, with a card of all that is known of it.
+
+    NAME.tflite and NAME.json: scores, memory, parity, how it was trained, tools.
+    'microstill models' lists what is kept, 'microstill evaluate NAME' measures it.
+    """
+    from pipeline.pretrained import PRETRAINED, publish
+
+    folder = out or PRETRAINED
+    card = publish(recipe, name=name, out=folder, runs=runs, force=force)
+    stdout.print(f"model {folder / card.name}.tflite", markup=False)
+    stdout.print(f"card {folder / card.name}.json", markup=False)
 
 
 @app.command("compile")
@@ -420,18 +519,29 @@ def boards() -> None:
 
 
 @app.command()
-def models() -> None:
-    """List the students with parameters and MACs, and the teachers."""
+def models(as_json: OnlyJson = False) -> None:
+    """List the pretrained students, the students with parameters and MACs, and the teachers.
+
+    SRAM and flash of a pretrained student are what its generated C takes on a Cortex-M4.
+    """
     from models.cost import macs, parameters
     from models.zoo import ARCHITECTURES, STUDENTS, TEACHERS, build_student
+    from pipeline.pretrained import pretrained_rows, show_pretrained
 
-    table = Table(_NAME("student"), "resolution", "classes", "parameters", "MACs")
+    pretrained, students = pretrained_rows(), []
     for name in STUDENTS:
         own = ARCHITECTURES[name]
         network = build_student(name, classes=own.classes)
+        sizes = {"resolution": own.resolution, "classes": own.classes}
         cost = macs(network, (3, own.resolution, own.resolution))
-        figures = (f"{parameters(network):,}", f"{cost:,}")
-        table.add_row(name, str(own.resolution), str(own.classes), *figures)
+        students.append({"name": name, **sizes, "parameters": parameters(network), "macs": cost})
+    if as_json:
+        print(json.dumps({"pretrained": pretrained, "students": students, "teachers": sorted(TEACHERS)}))
+        return
+    show_pretrained(pretrained)
+    table = Table(_NAME("student"), "resolution", "classes", "parameters", "MACs")
+    for row in students:
+        table.add_row(*(value if isinstance(value, str) else f"{value:,}" for value in row.values()))
     stdout.print(table)
     stdout.print("teachers: " + ", ".join(sorted(TEACHERS)))
 

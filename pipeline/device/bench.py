@@ -19,14 +19,18 @@ from export.engine.measure import measure
 from export.errors import GateFailed, InputError, ResourceMissing
 from export.files import write_atomic
 from export.latency import estimate_latency
-from export.tflite_reader import read_tflite
-from export.tflite_writer import write_tflite
 from export.tflm import Int8, run_tflm
 from pipeline.console import progress, say, stdout
 from pipeline.device.emulated import start_emulated
 from pipeline.device.link import BAUDS, About, Link, Mishaps, connect
 from pipeline.device.measured import Measurement, Predicted, Spread, keep, report_with_measured, write_page
-from pipeline.device.subject import Subject, newest_run_of, subject_of_model, subject_of_run
+from pipeline.device.subject import (
+    Subject,
+    int8_model,
+    newest_run_of,
+    subject_of_model,
+    subject_of_run,
+)
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.names import lookup
 from pipeline.report import measured_summary
@@ -190,10 +194,7 @@ def _check_model(about: About, subject: Subject) -> None:
 
 def host_outputs(subject: Subject) -> Int8:
     """What TFLite Micro makes of the images on this host, int8 (N, ...)."""
-    whole = read_tflite(subject.model)
-    # The engine computes what lies between a model's float borders, if it has any.
-    is_core = whole.tensors[whole.inputs[0]].dtype is np.int8
-    model = subject.model if is_core else write_tflite(subject.graph)
+    model = int8_model(subject.model, subject.graph)
     with progress("TFLite Micro on this host", len(subject.images)) as bar:
         processes = len(os.sched_getaffinity(0))
         return run_tflm(model, subject.images, progress=bar.advance, processes=processes)

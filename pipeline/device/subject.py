@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,8 +18,11 @@ from export.engine.compile import read_core
 from export.errors import InputError
 from export.files import read_input, sha256_of
 from export.graph import Graph
+from export.tflite_reader import read_tflite
+from export.tflite_writer import write_tflite
 from export.tflm import Int8
-from pipeline.data import load_dataset, to_int8
+from pipeline.context import Run
+from pipeline.data import Dataset, load_dataset, to_int8
 from pipeline.stages import open_run
 from pipeline.tasks import TASKS, Task
 
@@ -49,6 +54,21 @@ class Subject:
         return short_sha(hashlib.sha256(self.model).hexdigest())
 
 
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """pixels: uint8 (N, H, W, C). labels: int64 (N,). classes: how many there are."""
+
+    pixels: npt.NDArray[np.uint8]
+    labels: Tensor
+    classes: int
+
+
+def int8_model(model: bytes, core: Graph) -> bytes:
+    """A .tflite with int8 at its border, as `run_tflm` takes it; core: the model's `int8_core`."""
+    whole = read_tflite(model)
+    return model if whole.tensors[whole.inputs[0]].dtype is np.int8 else write_tflite(core)
+
+
 def short_sha(sha256: str) -> str:
     """What `about` shows of a .tflite's sha256."""
     return sha256[:MODEL_DIGITS]
@@ -66,11 +86,8 @@ def subject_of_model(path: Path, images: Path | None, limit: int | None) -> Subj
         graph = read_core(model)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    shape = graph.tensors[graph.inputs[0]].shape[1:]
-    if (images / LABELS_FILE).is_file():
-        inputs, labels = _raw_images(images, shape, limit)
-    else:
-        inputs, labels = _image_folder(images, shape, limit)
+    found = labelled_images(images, graph.tensors[graph.inputs[0]].shape[1:], limit)
+    inputs, labels = (found.pixels ^ 0x80).view(np.int8), found.labels
     classes = graph.tensors[graph.outputs[0]].shape
     if len(classes) != 2 or int(labels.max()) >= classes[1]:
         return Subject(path.stem, path, model, graph, inputs, None, None, None)
@@ -84,7 +101,19 @@ def subject_of_run(folder: Path, data: Path | None, limit: int | None) -> Subjec
 
     Raises InputError if there is no complete run, or its data set is not at hand.
     """
-    path = folder / "latest" / "tflite" / "model.tflite"
+    report, run = last_run(folder, data)
+    path, test = folder / "latest" / "tflite" / "model.tflite", run.dataset.test
+    model, images, labels = path.read_bytes(), to_int8(test.images[:limit]), test.labels[:limit]
+    return Subject(report["recipe"], path, model, read_core(model), images, labels, run.task, folder)
+
+
+def last_run(folder: Path, data: Path | None) -> tuple[dict[str, Any], Run]:
+    """The report of a recipe's last complete run, and that run opened again.
+
+    folder, data: as `subject_of_run` takes them.
+
+    Raises InputError if there is no complete run.
+    """
     if not is_complete(folder):
         raise InputError(f"{folder} holds no complete run; run 'microstill run' with its recipe")
     report = json.loads((folder / "latest" / "report" / "report.json").read_text())
@@ -94,10 +123,7 @@ def subject_of_run(folder: Path, data: Path | None, limit: int | None) -> Subjec
         # The recipe as it was run: its file may have changed since, or lie elsewhere.
         recipe = Path(place, f"{report['recipe']}.toml")
         recipe.write_text(text, encoding="utf-8")
-        run = open_run(recipe, overrides, data=data, out=folder.parent, download=False)
-    test = run.dataset.test
-    model, images, labels = path.read_bytes(), to_int8(test.images[:limit]), test.labels[:limit]
-    return Subject(report["recipe"], path, model, read_core(model), images, labels, run.task, folder)
+        return report, open_run(recipe, overrides, data=data, out=folder.parent, download=False)
 
 
 def newest_run_of(model_sha: str, runs: Path) -> Path:
@@ -129,14 +155,44 @@ def _finished_at(folder: Path) -> float:
     return (folder / "latest" / "report" / "report.json").stat().st_mtime
 
 
-def _raw_images(folder: Path, shape: tuple[int, ...], limit: int | None) -> tuple[Int8, Tensor]:
+def labelled_images(folder: Path, shape: tuple[int, ...], limit: int | None = None) -> LabelledImages:
+    """The test images of a folder that `microstill bench --images` takes, or the first `limit` of them.
+
+    shape: (H, W, C) of the model's input; raw images are taken for it as they are.
+
+    Raises InputError if they are damaged or not of this shape.
+    """
+    if (folder / LABELS_FILE).is_file():
+        return _raw_images(folder, shape, limit)
+    resolution, channels = image_size(shape)
+    # Absolute, so that nothing of the same name in the data folder is taken for it.
+    dataset = load_dataset(f"folder:{folder.absolute()}", resolution=resolution, channels=channels)
+    return images_of(dataset, limit)
+
+
+def images_of(dataset: Dataset, limit: int | None = None) -> LabelledImages:
+    """The test images of a classification, or the first `limit` of them."""
+    pixels = dataset.test.images[:limit].permute(0, 2, 3, 1).contiguous().numpy()
+    return LabelledImages(pixels, dataset.test.labels[:limit], len(dataset.labels))
+
+
+def image_size(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(pixels a side, channels) of a model's input of shape (H, W, C). Or raise InputError."""
+    if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
+        size = " x ".join(map(str, shape))
+        raise InputError(f"the model's input is {size}, not a square grey or RGB image")
+    return shape[0], shape[2]
+
+
+def _raw_images(folder: Path, shape: tuple[int, ...], limit: int | None) -> LabelledImages:
     """Files of uint8 pixels as the tensor lies in memory, by the rows `name,classes,class` of the labels."""
     listing, size = folder / LABELS_FILE, int(np.prod(shape))
     rows = [row for row in csv.reader(read_input(listing).decode(errors="replace").splitlines()) if row]
-    pixels, labels = [], []
+    pixels, labels, classes = [], [], []
     for number, row in enumerate(rows[:limit], 1):
         try:
-            name, _, label = row
+            name, count, label = row
+            classes.append(int(count))
             labels.append(int(label))
         except ValueError:
             raise InputError(f"{listing}, row {number}: write it as file,classes,class") from None
@@ -147,13 +203,4 @@ def _raw_images(folder: Path, shape: tuple[int, ...], limit: int | None) -> tupl
     if not rows:
         raise InputError(f"{listing} names no images")
     images = np.frombuffer(b"".join(pixels), np.uint8).reshape(-1, *shape)
-    return (images ^ 0x80).view(np.int8), torch.tensor(labels)
-
-
-def _image_folder(folder: Path, shape: tuple[int, ...], limit: int | None) -> tuple[Int8, Tensor]:
-    if len(shape) != 3 or shape[0] != shape[1] or shape[2] not in (1, 3):
-        size = " x ".join(map(str, shape))
-        raise InputError(f"--images {folder}: the model's input is {size}, not a square grey or RGB image")
-    # Absolute, so that nothing of the same name in the data folder is taken for it.
-    dataset = load_dataset(f"folder:{folder.absolute()}", resolution=shape[0], channels=shape[2])
-    return to_int8(dataset.test.images[:limit]), dataset.test.labels[:limit]
+    return LabelledImages(images, torch.tensor(labels), max(classes))
