@@ -25,6 +25,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Choices = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 NORM_EPSILON = 1e-3  # of batch norm in a table of the recipe's own
 Channels = Annotated[tuple[Fraction, ...], Field(min_length=1, max_length=3)]
 
@@ -322,27 +323,82 @@ class Distil(LabelSchedule):
 
 
 class Quantize(Schedule):
-    """int8: `qat` fine-tunes with quantisation simulated, `ptq` only calibrates."""
+    """int8: `qat` fine-tunes with quantisation simulated, `ptq` only calibrates.
+
+    learned_scales: QAT learns the scales too (LSQ, arXiv 1902.08153), from where they are after calibration.
+    """
 
     method: Literal["qat", "ptq"] = "qat"
+    learned_scales: bool = False
     calibration: Literal["minmax", "percentile", "mse"] = "mse"
     calibration_images: Annotated[int, Field(ge=1)] = 512
     epochs: Annotated[int, Field(ge=1)] = 5
     learning_rate: Positive = 0.0005
     optimizer: Literal["sgd", "adamw"] = "sgd"
 
+    @model_validator(mode="after")
+    def _something_learns(self) -> Self:
+        if self.learned_scales and self.method == "ptq":
+            raise ValueError("'learned_scales' are learned by QAT: give method = \"qat\", or leave them out")
+        return self
+
+
+class Space(Section):
+    """The students that `microstill search` draws from; see `pipeline.search.space`.
+
+    strides: plans, each the stride of the stem and of every stage. The rest are what a stage may choose from:
+    widths are output channels, depths blocks; kernels and expansions are those of a MobileNet.
+    """
+
+    families: Annotated[tuple[Literal["mobilenet", "resnet"], ...], Field(min_length=1)]
+    stems: Choices
+    strides: Annotated[
+        tuple[Annotated[tuple[Literal[1, 2], ...], Field(min_length=2)], ...], Field(min_length=1)
+    ]
+    widths: Choices
+    depths: Choices
+    kernels: Annotated[tuple[Literal[3, 5, 7], ...], Field(min_length=1)] = (3,)
+    expansions: Choices = (4,)
+    heads: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
+
+
+class Search(Section):
+    """What `microstill search` looks for: the best student of a space within a budget.
+
+    sram_bytes, flash_bytes: buffer, variables and stack, constants and code of the engine on a Cortex-M4.
+    candidates: students that fit and are trained. train_images: how many they see; None is all of `data`.
+    epochs: of each rung, a whole training each time; the best 1 / reduction of a rung go on to the next.
+    """
+
+    sram_bytes: Annotated[int, Field(ge=1)]
+    flash_bytes: Annotated[int, Field(ge=1)]
+    candidates: Annotated[int, Field(ge=1)] = 50
+    train_images: Annotated[int, Field(ge=2)] | None = None
+    epochs: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)] = (1, 3, 9)
+    reduction: Annotated[int, Field(ge=2)] = 3
+    space: Space
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.epochs) != sorted(set(self.epochs)):
+            raise ValueError(f"epochs must rise from rung to rung, not {list(self.epochs)}")
+        return self
+
 
 class Gates(Section):
-    """What the result must reach on the test set; a missed gate ends the run with status 4.
+    """What the result must reach; a missed gate ends the run with status 4, a memory's with 3.
 
-    int8_top1, int8_miou, int8_ap50: percent, the one of the data's task.
+    int8_top1, int8_miou, int8_ap50: percent of the test set, the one of the task.
     int8_drop: points of the task's metric that the int8 student may lose to the float one.
+    engine_sram_bytes, engine_flash_bytes: what the generated engine may take on the emulated Cortex-M4.
     """
 
     int8_top1: Percent | None = None
     int8_miou: Percent | None = None
     int8_ap50: Percent | None = None
     int8_drop: Percent | None = None
+    engine_sram_bytes: Annotated[int, Field(ge=1)] | None = None
+    engine_flash_bytes: Annotated[int, Field(ge=1)] | None = None
 
 
 class Recipe(Section):
@@ -357,6 +413,7 @@ class Recipe(Section):
     distil: Distil
     quantize: Quantize = Quantize()
     gates: Gates = Gates()
+    search: Search | None = None
 
     @model_validator(mode="after")
     def _someone_to_learn_from(self) -> Self:

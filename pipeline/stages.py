@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from export.emulation.tools import find_tool
-from export.errors import GateFailed
+from export.errors import GateFailed, OverBudget
 from models.memory import keep_freed_memory
 from pipeline import engine_stages, export_stages, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
@@ -215,6 +215,7 @@ def require_gates(gates: Gates, report: Mapping[str, Any]) -> None:
 
     Raises:
         GateFailed: a gate is missed; the report stays.
+        OverBudget: the generated engine takes more memory than a gate allows.
     """
     metric = report["task"]["metric"]
     int8, least = report[f"student_int8_{metric}"], getattr(gates, f"int8_{metric}")
@@ -229,6 +230,14 @@ def require_gates(gates: Gates, report: Mapping[str, Any]) -> None:
             f"gates.int8_drop: int8 costs {drop:.2f} points, the recipe allows {gates.int8_drop:.2f};"
             " see the layers by quantisation error, or train QAT longer"
         )
+    engine = report["engine"]["cores"][engine_stages.REFERENCE_CORE]
+    for memory, title in (("sram_bytes", "SRAM"), ("flash_bytes", "flash")):
+        used, limit = engine[memory], getattr(gates, f"engine_{memory}")
+        if limit is not None and used > limit:
+            raise OverBudget(
+                f"gates.engine_{memory}: the engine takes {used:,} B of {title}, the recipe allows"
+                f" {limit:,} B; choose a smaller student, 'microstill search' finds one"
+            )
 
 
 def _builder(run: Run, stage: Stage) -> Callable[[Work], dict[str, Any]]:

@@ -208,6 +208,15 @@ def test_a_missed_gate_is_status_4_and_keeps_the_report(copied):
     assert (copied.runs / "small" / "latest" / "report" / "report.html").exists()
 
 
+@pytest.mark.parametrize("memory", ["sram", "flash"])
+def test_an_engine_over_its_gate_is_status_3(copied, memory):
+    limit = f"gates.engine_{memory}_bytes=1000"
+    exit_status, _, err = copied("run", copied.recipe, "--set", limit)
+    assert exit_status == 3
+    assert f"gates.engine_{memory}_bytes: the engine takes" in err.splitlines()[-1]
+    assert copied("run", copied.recipe, "--set", limit + "000")[0] == 0
+
+
 def test_a_teacher_is_asked_once_for_images_that_do_not_vary(copied):
     exit_status, _, err = copied("run", copied.recipe, "--set", "data.augment={}", "--until", "quantize")
     assert exit_status == 0, err

@@ -1,0 +1,132 @@
+"""One student of the search: what it takes on the device, and what it learns in a few epochs."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from export.emulation.cores import CORES
+from export.engine.compile import constant_bytes, read_core
+from export.engine.measure import macs, measure
+from export.engine.program import make_program
+from export.errors import GateFailed, InputError
+from export.from_onnx import read_qdq_onnx
+from export.tflite_writer import write_tflite
+from export.to_onnx import export_qdq_onnx
+from models.cost import parameters
+from models.fakequant import fold_and_quantize
+from pipeline.artifacts import Artifact, Store
+from pipeline.context import Run
+from pipeline.engine_stages import REFERENCE_CORE
+from pipeline.lesson import plan_outputs
+from pipeline.quantize import calibrate
+from pipeline.recipe import Recipe, Search, Student, StudentTable
+from pipeline.sizing import noise, settle
+from pipeline.stages import STAGES, stage_inputs
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a student takes in the generated engine on an emulated Cortex-M4.
+
+    instructions: None where the plan of the buffer or the constants alone were over the budget, so that it
+    was not built: SRAM and flash are then theirs.
+    """
+
+    sram_bytes: int
+    flash_bytes: int
+    macs: int
+    parameters: int
+    instructions: int | None
+
+    def over(self, search: Search) -> dict[str, float]:
+        """By which share of its budget each memory exceeds it; 0 or below where it fits."""
+        return {
+            "sram": self.sram_bytes / search.sram_bytes - 1,
+            "flash": self.flash_bytes / search.flash_bytes - 1,
+        }
+
+    def fits(self, search: Search) -> bool:
+        """Whether both memories suffice."""
+        return max(self.over(search).values()) <= 0
+
+
+def with_student(recipe: Recipe, table: StudentTable) -> Recipe:
+    """Return the recipe for one student of the space, named by what it is."""
+    digest = hashlib.sha256(json.dumps(table.model_dump(), sort_keys=True).encode()).hexdigest()
+    student = Student(model=f"{table.family}-{digest[:8]}", table=table, padding=recipe.student.padding)
+    return recipe.model_copy(update={"student": student})
+
+
+def prepare(base: Run) -> None:
+    """Train or load the teacher, and store its outputs where that can be done, for all students alike."""
+    with base.store.locked():
+        for name in ("teacher", "outputs"):
+            base.artifacts[name] = _make(base, name)
+
+
+def candidate_run(base: Run, table: StudentTable) -> Run:
+    """Return a run of its own for one student, with the base's data, teacher and teacher outputs."""
+    recipe = with_student(base.recipe, table)
+    store = Store(base.store.root / "search" / "candidates" / recipe.student.model, base.store.say)
+    run = Run(recipe, base.recipe_path, base.overrides, store, base.data_root, base.download)
+    run.artifacts = dict(base.artifacts)
+    run.dataset = base.dataset
+    return run
+
+
+def size_candidate(run: Run, search: Search) -> Figures:
+    """Plan, build and emulate a student that has learned nothing; where the plan is over, only plan it."""
+    student, inputs = run.new_student().eval(), noise(run.image_shape)
+    settle(student, inputs)
+    network = fold_and_quantize(student.eval())
+    calibrate(network, [inputs], "minmax")
+    with TemporaryDirectory() as folder:
+        onnx = Path(folder, "student.onnx")
+        export_qdq_onnx(network.eval(), (1, *run.image_shape), onnx)
+        model = write_tflite(read_qdq_onnx(onnx))
+    core = read_core(model)
+    program = make_program(core)
+    work = sum(macs(core, operator) for operator in core.operators)
+    planned = Figures(program.buffer_bytes, constant_bytes(program), work, parameters(student), None)
+    if not planned.fits(search):
+        return planned
+    measured = measure(model, CORES[REFERENCE_CORE])
+    return Figures(measured.sram_bytes, measured.flash_bytes, work, planned.parameters, measured.instructions)
+
+
+def train_candidate(run: Run, epochs: int) -> float:
+    """Train a student for some epochs, with the whole schedule in them; return its validation score, percent.
+
+    A training that was killed goes on, one that is complete is not done again. A student that diverges
+    scores 0.
+
+    Raises:
+        InputError: an objective reads features that were not stored for this student.
+    """
+    whole = run.recipe.distil
+    warmup = whole.warmup_epochs * epochs / whole.epochs
+    distil = whole.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
+    run.recipe = run.recipe.model_copy(update={"distil": distil})
+    outputs = run.artifacts["outputs"]
+    if outputs.metrics["stored"] and list(plan_outputs(run).taps) != list(outputs.metrics["taps"]):
+        raise InputError(
+            "the students of this space read different features of the teacher: name the objectives' taps"
+            " ('teacher'), or set distil.teacher_outputs = \"live\""
+        )
+    try:
+        with run.store.locked():
+            artifact = _make(run, "distil")
+    except GateFailed as error:
+        run.store.say(str(error))
+        return 0.0
+    history: list[dict[str, Any]] = json.loads(artifact.file("history.json").read_text())
+    return float(history[-1][f"validation_{run.task.metric}"])
+
+
+def _make(run: Run, name: str) -> Artifact:
+    stage = next(stage for stage in STAGES if stage.name == name)
+    inputs = stage_inputs(run, stage)
+    return run.store.make(name, inputs, lambda work: stage.build(run, work), force=False)
