@@ -118,14 +118,14 @@ def search(
 ) -> None:
     """Find the best student of a space that keeps a budget of SRAM and flash.
 
-    Students are drawn from the recipe's [search.space]. What the generated engine
+    Students are drawn from search.space in the recipe. What the generated engine
     would need is planned, built and emulated before any training; what is over
     the budget is not trained. The others are ranked by short trainings: the best
     of each rung go on to the next.
 
-    A search that was stopped goes on. The results lie in runs/<recipe>/search: all
-    students (candidates.csv, search.json), a plot of accuracy against SRAM, flash
-    and MACs (search.svg), and winner.toml, a recipe for 'microstill run'.
+    A search that was stopped goes on. In runs/<recipe>/search lie all students
+    (candidates.csv, search.json), a plot of accuracy against SRAM, flash and
+    MACs (search.svg), and winner.toml, a recipe for 'microstill run'.
     """
     from pipeline.search.command import search_recipe
     from pipeline.search.show import table, to_json
