@@ -10,25 +10,10 @@ plot of docs/distillation.md.
 """
 
 import argparse
-import json
-import statistics
-import time
-from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import matplotlib.pyplot as plt
-import torch
-
-from export.errors import GateFailed
-from export.tflm import run_tflm
-from pipeline.console import say
-from pipeline.context import inputs_of
-from pipeline.data import to_int8
-from pipeline.stages import open_run, run_stages
-from pipeline.training import predict, top1
+from rows import Table, write_between
 
 HERE = Path(__file__).parent
 RECIPE, RESULTS = HERE / "distillation.toml", HERE / "distillation.jsonl"
@@ -146,6 +131,14 @@ ROWS = {student: rows(settings.kd_weight) for student, settings in STUDENTS.item
 TITLES = {row: title for row, (title, _) in ROWS["resnet8"].items()}
 
 
+def overrides(student: str, row: str) -> list[str]:
+    """Return what a row changes in the recipe."""
+    return [f'student.model="{student}"', *STUDENTS[student].overrides, *ROWS[student][row][1]]
+
+
+TABLE = Table(lambda student: RECIPE, overrides, tuple(STUDENTS), TITLES, RESULTS, TFLM_IMAGES)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with cifar10 and teachers")
@@ -157,131 +150,12 @@ def main() -> None:
     )
     parser.add_argument("--report", action="store_true", help="write docs/distillation.md's table and plot")
     arguments = parser.parse_args()
-    if arguments.report:
-        write_report(read_results())
+    if not arguments.report:
+        TABLE.fill(arguments.students, arguments.rows, arguments.seeds, arguments.data, arguments.out)
         return
-    for seed in arguments.seeds:
-        for row in arguments.rows:
-            for student in arguments.students:
-                wanted = {"student": student, "row": row, "seed": seed, "overrides": overrides(student, row)}
-                if not any(wanted.items() <= result.items() for result in read_results()):
-                    measure(wanted, arguments.data, arguments.out / student)
-
-
-def measure(wanted: dict[str, Any], data: Path | None, out: Path) -> None:
-    """Train, quantise and judge one row; append it to the results."""
-    say(f"== {wanted['student']}, {TITLES[wanted['row']]}, seed {wanted['seed']}")
-    changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}")
-    run = open_run(RECIPE, changes, data=data, out=out, download=False)
-    start = time.monotonic()
-    try:
-        run_stages(run, last="tflite")
-    except GateFailed as error:
-        result = {**wanted, "diverged": str(error)}
-    else:
-        test = run.dataset.test
-        images, labels = test.images[:TFLM_IMAGES], test.labels[:TFLM_IMAGES]
-        float_logits = predict(run.trained_student(), inputs_of(test))
-        model = run.file("tflite", "model.tflite").read_bytes()
-        int8_logits = torch.from_numpy(run_tflm(model, to_int8(images), processes=1))
-        result = {
-            **wanted,
-            "float_top1": top1(float_logits, test.labels),
-            "float_top1_same_images": top1(float_logits[:TFLM_IMAGES], labels),
-            "int8_top1": top1(int8_logits, labels),
-            "int8_images": len(labels),
-            "seconds": round(time.monotonic() - start),
-        }
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
-    say(json.dumps(result))
-
-
-def overrides(student: str, row: str) -> list[str]:
-    """Return what a row changes in the recipe."""
-    return [f'student.model="{student}"', *STUDENTS[student].overrides, *ROWS[student][row][1]]
-
-
-def read_results() -> list[dict[str, Any]]:
-    """Return every result that was measured with the overrides as they are now."""
-    lines = RESULTS.read_text().splitlines() if RESULTS.exists() else []
-    results = [json.loads(line) for line in lines]
-    return [each for each in results if each["overrides"] == overrides(each["student"], each["row"])]
-
-
-def write_report(results: Sequence[dict[str, Any]]) -> None:
-    """Write the table between the markers of docs/distillation.md, and the plot."""
-    table = results_table(results)
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{table}\n{END}{after}")
-    plot(results)
-    print(table)
-
-
-Runs = dict[tuple[str, str], list[dict[str, Any]]]
-
-
-def by_row(results: Sequence[dict[str, Any]]) -> Runs:
-    """Return the finished runs of each (student, row), one a seed."""
-    grouped: Runs = defaultdict(list)
-    for result in results:
-        if "float_top1" in result:
-            grouped[result["student"], result["row"]].append(result)
-    return grouped
-
-
-def results_table(results: Sequence[dict[str, Any]]) -> str:
-    runs = by_row(results)
-    header = "| row |" + "".join(f" {student}: float | int8 on TFLM | gain |" for student in STUDENTS)
-    lines = [header, "|---|" + "---|" * (3 * len(STUDENTS))]
-    for row, title in TITLES.items():
-        cells = [cell for student in STUDENTS for cell in row_cells(runs, student, row)]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def row_cells(runs: Runs, student: str, row: str) -> tuple[str, str, str]:
-    found, base = runs[student, row], runs[student, "alone"]
-    if not found:
-        return "", "", ""
-    gain = f"{mean(found, 'float_top1') - mean(base, 'float_top1'):+.2f}" if base and row != "alone" else ""
-    return spread(found, "float_top1"), spread(found, "int8_top1"), gain
-
-
-def mean(runs: Sequence[dict[str, Any]], field: str) -> float:
-    return statistics.fmean(run[field] for run in runs)
-
-
-def spread(runs: Sequence[dict[str, Any]], field: str) -> str:
-    """Mean and half the range over seeds."""
-    values = [run[field] for run in runs]
-    half = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
-    return f"{mean(runs, field):.2f}{half} ({len(values)})"
-
-
-def plot(results: Sequence[dict[str, Any]]) -> None:
-    """Draw every run's gain over the mean of the student alone, one line a row."""
-    runs = by_row(results)
-    shown = [row for row in TITLES if row != "alone" and any(runs[student, row] for student in STUDENTS)]
-    figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(shown)), layout="constrained")
-    for index, student in enumerate(STUDENTS):
-        if not runs[student, "alone"]:
-            continue
-        base = mean(runs[student, "alone"], "float_top1")
-        points = [
-            (run["float_top1"] - base, line + (index - 0.5) * 0.25)
-            for line, row in enumerate(shown)
-            for run in runs[student, row]
-        ]
-        axes.scatter(*zip(*points, strict=True), s=18, label=f"{student} (alone: {base:.1f} %)")
-    axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(shown)), [TITLES[row] for row in shown])
-    axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
-    axes.set_xlabel("points of top-1 above the student alone, CIFAR-10's test set")
-    axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=len(STUDENTS))
-    figure.savefig(PLOT, metadata={"Date": None})
+    write_between(PAGE, BEGIN, END, TABLE.markdown())
+    TABLE.plot(PLOT, "CIFAR-10's test set")
+    print(TABLE.markdown())
 
 
 if __name__ == "__main__":

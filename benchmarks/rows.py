@@ -1,0 +1,165 @@
+"""Tables of trainings: rows of overrides for one recipe, a result a seed, kept in a file of JSON lines.
+
+A training that is in the file with the same overrides is not done again, so a table can be stopped at any
+time.
+"""
+
+import json
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+
+from export.errors import GateFailed
+from export.tflm import run_tflm
+from pipeline.console import say
+from pipeline.context import inputs_of
+from pipeline.data import to_int8
+from pipeline.stages import open_run, run_stages
+from pipeline.training import predict, top1
+
+Result = dict[str, Any]
+Runs = dict[tuple[str, str], list[Result]]  # finished ones of each (student, row), one a seed
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for several students.
+
+    recipe: of a student. overrides: of (student, row). titles: of the rows, the first is what others gain on.
+    results: the file. tflm_images: so many test images are read by TFLite Micro; None is all.
+    """
+
+    recipe: Callable[[str], Path]
+    overrides: Callable[[str, str], list[str]]
+    students: Sequence[str]
+    titles: Mapping[str, str]
+    results: Path
+    tflm_images: int | None
+
+    def read(self) -> list[Result]:
+        """Return every result that was measured with the overrides as they are now."""
+        lines = self.results.read_text().splitlines() if self.results.exists() else []
+        known = [json.loads(line) for line in lines]
+        return [
+            each
+            for each in known
+            if each["row"] in self.titles
+            and each["overrides"] == self.overrides(each["student"], each["row"])
+        ]
+
+    def fill(
+        self, students: Iterable[str], rows: Iterable[str], seeds: Iterable[int], data: Path, out: Path
+    ) -> None:
+        """Train what is not there yet, row by row; artifacts go into a folder a student under `out`."""
+        for seed in seeds:
+            for row in rows:
+                for student in students:
+                    wanted = {"student": student, "row": row, "seed": seed}
+                    wanted["overrides"] = self.overrides(student, row)
+                    if not any(wanted.items() <= result.items() for result in self.read()):
+                        self._measure(wanted, data, out / student)
+
+    def _measure(self, wanted: Result, data: Path, out: Path) -> None:
+        """Train, quantise and judge one row; append it to the results."""
+        say(f"== {wanted['student']}, {self.titles[wanted['row']]}, seed {wanted['seed']}")
+        changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}")
+        run = open_run(self.recipe(wanted["student"]), changes, data=data, out=out, download=False)
+        start = time.monotonic()
+        try:
+            run_stages(run, last="tflite")
+        except GateFailed as error:
+            result = {**wanted, "diverged": str(error)}
+        else:
+            test = run.dataset.test
+            images, labels = test.images[: self.tflm_images], test.labels[: self.tflm_images]
+            float_logits = predict(run.trained_student(), inputs_of(test))
+            model = run.file("tflite", "model.tflite").read_bytes()
+            int8_logits = torch.from_numpy(run_tflm(model, to_int8(images), processes=1))
+            result = {
+                **wanted,
+                "float_top1": top1(float_logits, test.labels),
+                "float_top1_same_images": top1(float_logits[: len(labels)], labels),
+                "int8_top1": top1(int8_logits, labels),
+                "int8_images": len(labels),
+                "seconds": round(time.monotonic() - start),
+            }
+        with self.results.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+        say(json.dumps(result))
+
+    def runs(self) -> Runs:
+        """Return the finished runs of each (student, row)."""
+        grouped: Runs = defaultdict(list)
+        for result in self.read():
+            if "float_top1" in result:
+                grouped[result["student"], result["row"]].append(result)
+        return grouped
+
+    def markdown(self) -> str:
+        """Float and int8 top-1 of each row and student, and the gain of float over the first row."""
+        runs = self.runs()
+        header = "| row |" + "".join(f" {name}: float | int8 on TFLM | gain |" for name in self.students)
+        lines = [header, "|---|" + "---|" * (3 * len(self.students))]
+        for row, title in self.titles.items():
+            cells = [cell for student in self.students for cell in self._cells(runs, student, row)]
+            lines.append(f"| {title} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def _cells(self, runs: Runs, student: str, row: str) -> tuple[str, str, str]:
+        first = next(iter(self.titles))
+        found, base = runs[student, row], runs[student, first]
+        if not found:
+            return "", "", ""
+        gain = f"{mean(found, 'float_top1') - mean(base, 'float_top1'):+.2f}" if base and row != first else ""
+        return spread(found, "float_top1"), spread(found, "int8_top1"), gain
+
+    def plot(self, file: Path, test_set: str) -> None:
+        """Draw every run's gain over the mean of the first row, one line a row."""
+        first, *rows = self.titles
+        runs = self.runs()
+        shown = [row for row in rows if any(runs[student, row] for student in self.students)]
+        figure, axes = plt.subplots(figsize=(8, 1 + 0.28 * len(shown)), layout="constrained")
+        for index, student in enumerate(self.students):
+            if not runs[student, first]:
+                continue
+            base = mean(runs[student, first], "float_top1")
+            points = [
+                (run["float_top1"] - base, line + (index - 0.5) * 0.25)
+                for line, row in enumerate(shown)
+                for run in runs[student, row]
+            ]
+            label = f"{student} ({self.titles[first].removeprefix('student ')}: {base:.1f} %)"
+            axes.scatter(*zip(*points, strict=True), s=18, label=label)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [self.titles[row] for row in shown])
+        axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
+        axes.set_xlabel(f"points of top-1 above the {self.titles[first]}, {test_set}")
+        axes.grid(axis="x", alpha=0.3)
+        figure.legend(loc="outside upper center", ncols=len(self.students))
+        figure.savefig(file, metadata={"Date": None})
+
+
+def mean(runs: Sequence[Result], field: str) -> float:
+    """Return the mean of a field over seeds."""
+    return statistics.fmean(run[field] for run in runs)
+
+
+def spread(runs: Sequence[Result], field: str) -> str:
+    """Mean and half the range over seeds, and how many there are."""
+    values = [run[field] for run in runs]
+    half = f" ± {(max(values) - min(values)) / 2:.2f}" if len(values) > 1 else ""
+    return f"{mean(runs, field):.2f}{half} ({len(values)})"
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """Put text between two markers of a page."""
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")
