@@ -53,8 +53,8 @@ def fold_and_quantize(network: nn.Module) -> fx.GraphModule:
             value = graph.placeholder("images")
         else:
             read = [values[index] for index in step.inputs]
-            buffers = _buffers_read(step.layer, grids[step.inputs[0]], grid)
-            value = graph.call_module(step.name, (*read, *map(graph.get_attr, buffers)))
+            constants = _constants_read(graph, step.layer, grids[step.inputs[0]], grid)
+            value = graph.call_module(step.name, (*read, *constants))
         if not isinstance(step.layer, SAME_GRID) or isinstance(step.layer, Activate):  # 6 may be off the grid
             value = graph.call_module(grid, (value,))
         values.append(value)
@@ -65,11 +65,15 @@ def fold_and_quantize(network: nn.Module) -> fx.GraphModule:
     return quantized if first_parameter is None else quantized.to(first_parameter.device)
 
 
-def _buffers_read(layer: nn.Module, input_grid: str, output_grid: str) -> tuple[str, ...]:
+def _constants_read(graph: fx.Graph, layer: nn.Module, input_grid: str, output_grid: str) -> list[fx.Node]:
     """What a layer's forward takes besides activations."""
+    wanted: tuple[tuple[str, str], ...] = ()
     if isinstance(layer, WeightedLayer):
-        return f"{input_grid}.scale", f"{output_grid}.scale"
-    return (f"{input_grid}.scale", f"{input_grid}.zero_point") if isinstance(layer, AveragePool) else ()
+        wanted = (input_grid, "scale"), (output_grid, "scale")
+    if isinstance(layer, AveragePool):
+        wanted = (input_grid, "scale"), (input_grid, "zero_point")
+    # Through the quantiser, since a learned scale is no buffer.
+    return [graph.call_function(getattr, (graph.get_attr(grid), name)) for grid, name in wanted]
 
 
 def _quantizer(layer: nn.Module | None) -> FakeQuantize:
@@ -91,6 +95,16 @@ def _first_on_grid(steps: list[Step]) -> list[int]:
                     f"{step.name}: {steps[fixed[0]].name} has a fixed scale and cannot be concatenated"
                 )
     return first
+
+
+def learn_scales(network: nn.Module) -> None:
+    """Make the scales of a quantised network parameters: of activations that are calibrated, of all weights.
+
+    They start as they are; do it after calibration, and before a state with learned scales is loaded.
+    """
+    for module in network.modules():
+        if isinstance(module, WeightedLayer) or (isinstance(module, FakeQuantize) and not module.fixed):
+            module.learn_scale()
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,11 @@
 In eval mode every quantised output is `scale * (integer - zero_point)` with the very integer that TFLite
 Micro's reference kernel gives, as long as float32 can tell sums of products apart (below 2**24). In training
 one rounding stands for the kernel's two. Gradients are straight-through.
-Source: TensorFlow Lite 8-bit quantization specification.
+
+Scales stay as calibrated (activations) and follow max|w| (weights), or are learned step sizes (LSQ). The
+parameter is then the ratio of a scale to where it started, used within [1 / LARGEST_RATIO, LARGEST_RATIO]:
+whatever an optimizer does, a scale stays positive and the range it was given in sight.
+Sources: TensorFlow Lite 8-bit quantization specification; Esser et al., arXiv 1902.08153.
 """
 
 import math
@@ -22,6 +26,7 @@ Activation = Literal["NONE", "RELU", "RELU6"]
 SMALLEST_WEIGHT_SCALE = 2.0**-24  # of a channel of zeros; far below any weight that matters
 LARGEST_BIAS = 2.0**30  # leaves the other half of int32 to the sum of products
 SMALLEST_RANGE = 1e-6  # a tensor that stays below is taken for always zero
+LARGEST_RATIO = 2.0  # of a learned scale to its start, or of this to that: one of eight bits
 
 
 def activate(x: Tensor, activation: Activation) -> Tensor:
@@ -31,25 +36,44 @@ def activate(x: Tensor, activation: Activation) -> Tensor:
     return functional.relu6(x) if activation == "RELU6" else x
 
 
+def learned_scale(start: Tensor, ratio: Tensor) -> Tensor:
+    """start * ratio, at least half and at most twice the start; no gradient goes through it."""
+    return start * ratio.detach().clamp(1 / LARGEST_RATIO, LARGEST_RATIO)
+
+
 class FakeQuantize(nn.Module):
     """Rounds an activation tensor to its int8 grid: asymmetric, per tensor, zero exactly representable.
 
-    The gradient is 1 inside the range and 0 outside. Buffers: scale (float32), zero_point (int32 in
-    [-128, 127]); they stay as calibrated while the network trains. With an `observer` the values are shown to
-    it and pass unchanged; with `enabled` off they just pass.
+    The gradient is 1 inside the range and 0 outside. Buffers: calibrated_scale (float32), zero_point (int32
+    in [-128, 127]); they stay as calibrated while the network trains. After `learn_scale` there is the
+    parameter scale_ratio, which moves the scale and with it both ends of the range. With an `observer` the
+    values are shown to it and pass unchanged; with `enabled` off they just pass.
     """
 
-    scale: Tensor
+    calibrated_scale: Tensor
     zero_point: Tensor
+    scale_ratio: nn.Parameter | None
 
     def __init__(self, scale: float = float("nan"), zero_point: int = 0) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("calibrated_scale", torch.tensor(scale))
         self.register_buffer("zero_point", torch.tensor(zero_point, dtype=torch.int32))
+        self.register_parameter("scale_ratio", None)
         self.fixed = math.isfinite(scale)  # given, so not to be calibrated
         self.enabled = True
         self.observer: Callable[[Tensor], None] | None = None
         self._ready = False
+
+    @property
+    def scale(self) -> Tensor:
+        """The step of the grid, float32, always positive; no gradient goes through it."""
+        if self.scale_ratio is None:
+            return self.calibrated_scale
+        return learned_scale(self.calibrated_scale, self.scale_ratio)
+
+    def learn_scale(self) -> None:
+        """Make the scale a parameter that starts as calibrated."""
+        self.scale_ratio = nn.Parameter(torch.ones_like(self.calibrated_scale))
 
     def set_range(self, low: float, high: float) -> None:
         """Cover [low, high] and zero with 255 steps; a tensor that is always zero gets [0, 1].
@@ -63,8 +87,10 @@ class FakeQuantize(nn.Module):
         low, high = min(low, 0.0), max(high, 0.0)
         if high - low < SMALLEST_RANGE:
             low, high = 0.0, 1.0
-        self.scale.fill_((high - low) / 255)
-        self.zero_point.fill_(round(-128 - low / self.scale.item()))
+        self.calibrated_scale.fill_((high - low) / 255)
+        self.zero_point.fill_(round(-128 - low / self.calibrated_scale.item()))
+        if self.scale_ratio is not None:
+            self.scale_ratio.detach().fill_(1)
 
     def check_calibrated(self) -> None:
         """Raise ModelError where no range was set or loaded."""
@@ -81,55 +107,115 @@ class FakeQuantize(nn.Module):
         if not self._ready:  # once: reading the scale from an accelerator stalls it
             self.check_calibrated()
             self._ready = True
-        return _RoundToGrid.apply(x, self.scale, self.zero_point)
+        grid = self.scale, self.zero_point, -128, 127
+        if self.scale_ratio is None:
+            return _RoundToGrid.apply(x, *grid)
+        farthest = torch.maximum(127 - self.zero_point, 128 + self.zero_point).float()
+        gradient_scale = _gradient_scale(x.shape[1:].numel() * farthest, self.calibrated_scale)
+        return _RoundToGrid.apply(x, *grid, self.scale_ratio, gradient_scale)
+
+
+def _gradient_scale(count: Tensor | int, start: Tensor) -> Tensor:
+    """What turns the derivative by a scale into the gradient of its ratio; same shape as `start`.
+
+    For one scale it is LSQ's 1 / sqrt(N Qp), over start: a step of SGD then changes start * ratio as it does
+    LSQ's parameter, the scale. Scales of channels share the step of the largest, in proportion: one as long
+    for each would throw the ratio of a small scale about.
+    count: N Qp. N is the features of one image, or the weights of the layer; Qp is the farthest end of the
+    range in steps from zero: 255 after a ReLU, 127 for weights.
+    """
+    return count**-0.5 * start / start.amax().square()
 
 
 class _RoundToGrid(torch.autograd.Function):
-    """torch's `fake_quantize_per_tensor_affine`; in passes that vectorise, many times as fast on a CPU."""
+    """Rounding to integers in [low, high] that stand for scale * (integer - zero_point).
+
+    torch's `fake_quantize_per_tensor_affine`; in passes that vectorise, many times as fast on a CPU.
+    With v = x / scale, the derivative by the scale is round(v) - v inside the range and the bound outside;
+    as for x, inside is what rounds to an integer of the range. Times `gradient_scale`, whose shape is that of
+    `ratio`, it is the gradient of `ratio`, which the forward pass needs for nothing else.
+    Source: Esser et al., arXiv 1902.08153, equations 3 and 5 and section 2.2.
+    """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        scale: Tensor,
+        zero_point: Tensor | int,
+        low: int,
+        high: int,
+        ratio: Tensor | None = None,
+        gradient_scale: Tensor | None = None,
+    ) -> Tensor:
         integers = (x / scale).round_().add_(zero_point)
-        ctx.save_for_backward(integers)
-        return integers.clamp(-128, 127).sub_(zero_point).mul_(scale)
+        y = integers.clamp(low, high).sub_(zero_point).mul_(scale)
+        ctx.bounds = low - 0.5, high + 0.5
+        ctx.save_for_backward(integers, *(() if ratio is None else (x, y, scale, gradient_scale)))
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (integers,) = ctx.saved_tensors
-        inside = torch.ops.aten.hardtanh_backward(gradients[0], integers, -128.5, 127.5)
-        return inside, None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        gradient, (integers, *learned) = gradients[0], ctx.saved_tensors
+        inside = torch.ops.aten.hardtanh_backward(gradient, integers, *ctx.bounds)
+        if not learned:
+            return inside, *[None] * 6
+        x, y, scale, gradient_scale = learned
+        # y is the scale times round(v) or the bound, and x the scale times v.
+        by_scale = (gradient * y).addcmul_(inside, x, value=-1).sum_to_size(scale.shape) / scale
+        return inside, *[None] * 4, by_scale.reshape(gradient_scale.shape) * gradient_scale, None
 
 
 class WeightedLayer(nn.Module):
-    """Weights int8 symmetric in [-127, 127], scale = max|w| / 127 at every step; bias int32.
+    """Weights int8 symmetric in [-127, 127], scale = max|w| / 127 at every step, or learned; bias int32.
 
     The scale is per output channel, or per tensor where `per_channel` is off. It is raised where the bias, on
-    the grid input_scale * scale, would not fit int32.
+    the grid input_scale * scale, would not fit int32. After `learn_scale` there are the buffer start_scale
+    and the parameter scale_ratio, both (O,), or (1,) where per tensor.
     """
 
     per_channel = True
+    start_scale: Tensor | None
+    scale_ratio: nn.Parameter | None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, activation: Activation) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = nn.Parameter(weight.new_zeros(len(weight)) if bias is None else bias.detach().clone())
+        self.register_buffer("start_scale", None)
+        self.register_parameter("scale_ratio", None)
         self.activation: Activation = activation
         self.enabled = True
+
+    def learn_scale(self) -> None:
+        """Make the scale a parameter that starts at max|w| / 127."""
+        scale = self.weight.detach().abs().flatten(1).amax(1) / 127
+        scale = scale if self.per_channel else scale.amax(0, keepdim=True)
+        self.start_scale = scale.clamp(min=SMALLEST_WEIGHT_SCALE)
+        self.scale_ratio = nn.Parameter(torch.ones_like(scale))
 
     def weight_scale(self, input_scale: Tensor) -> Tensor:
         """(O,) float32; all equal where the scale is per tensor."""
         weight, bias = self.weight.detach(), self.bias.detach()
-        scale = torch.maximum(
-            weight.abs().flatten(1).amax(1) / 127, bias.abs() / (input_scale * LARGEST_BIAS)
-        )
+        if self.start_scale is None or self.scale_ratio is None:
+            scale = weight.abs().flatten(1).amax(1) / 127
+        else:
+            scale = learned_scale(self.start_scale, self.scale_ratio)
+        scale = torch.maximum(scale, bias.abs() / (input_scale * LARGEST_BIAS))
         scale = scale.clamp(min=SMALLEST_WEIGHT_SCALE)
         return scale if self.per_channel else scale.max().expand(len(scale)).contiguous()
 
     def quantized(self, input_scale: Tensor) -> tuple[Tensor, Tensor]:
         """Weight and bias on their integer grids, in float, differentiable straight-through."""
         scale = self.weight_scale(input_scale)
-        zeros = torch.zeros_like(scale, dtype=torch.int32)
-        weight = torch.fake_quantize_per_channel_affine(self.weight, scale, zeros, 0, -127, 127)
+        if self.start_scale is None:
+            zeros = torch.zeros_like(scale, dtype=torch.int32)
+            weight = torch.fake_quantize_per_channel_affine(self.weight, scale, zeros, 0, -127, 127)
+        else:
+            count = self.weight.numel() * 127
+            along_weights = scale[: len(self.start_scale)].reshape(-1, *[1] * (self.weight.dim() - 1))
+            learned = self.scale_ratio, _gradient_scale(count, self.start_scale)
+            weight = _RoundToGrid.apply(self.weight, along_weights, 0, -127, 127, *learned)
         grid = input_scale * scale
         rounded = torch.round(self.bias.detach() / grid) * grid
         return weight, self.bias + (rounded - self.bias.detach())

@@ -8,7 +8,7 @@ from typing import Any
 
 from export.files import write_atomic
 from models.checkpoints import load_matching, load_weights
-from models.fakequant import fold_and_quantize
+from models.fakequant import fold_and_quantize, learn_scales
 from pipeline.artifacts import Work
 from pipeline.console import say
 from pipeline.context import EVALUATION_BATCH, Run, save_state
@@ -93,6 +93,8 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     say(f"quantize: calibrated by {recipe.calibration}, validation {calibrated:.2f} %")
     history: History = []
     if recipe.method == "qat":
+        if recipe.learned_scales:
+            learn_scales(network)
         lesson = new_lesson(run).settled()
         history = train(
             network,

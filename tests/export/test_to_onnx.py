@@ -47,7 +47,7 @@ def test_layout_names_and_types_of_the_quantised_file(network, tmp_path):
     assert [each.name for each in (*model.graph.input, *model.graph.output)] == ["images", "logits"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     nodes = {node.name: node for node in model.graph.node}
-    assert set(folded.state_dict()) >= {"1.expand.0.weight", "1.add.output.scale"}
+    assert set(folded.state_dict()) >= {"1.expand.0.weight", "1.add.output.calibrated_scale"}
     assert nodes["1.expand.0"].op_type == "Conv"
     assert nodes["1.expand.0.relu6"].op_type == "Clip"
     pads = next(each for each in nodes["0.0"].attribute if each.name == "pads")

@@ -8,10 +8,17 @@ import torch
 from torch import nn
 
 from export.errors import InputError
+from export.reference import run_all
+from export.tflm import run_tflm
 from models.errors import ModelError
-from models.fakequant import fold_and_quantize, int8_operators, set_quantization
+from models.fakequant import fold_and_quantize, int8_operators, learn_scales, set_quantization
 from models.layers import Conv2d
+from pipeline.context import inputs_of
+from pipeline.data import to_int8
 from pipeline.quantize import METHODS, calibrate, layer_errors
+from pipeline.recipe import load_recipe
+from pipeline.stages import open_run, run_stages
+from pipeline.training import predict
 
 
 class Scaled(nn.Module):
@@ -104,6 +111,19 @@ def test_calibration_is_repeatable_and_leaves_the_mode_alone(network):
     assert all(each.quantizer.observer is None for each in int8_operators(network))
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_calibration_is_the_same_where_scales_are_learned(network, method):
+    calibrate(network, tail_heavy(1).split(16), method)
+    expected = range_of(network, "twice")
+    learn_scales(network)
+    quantizer = network.get_submodule("twice.output")
+    with torch.no_grad():
+        quantizer.scale_ratio.fill_(1.5)
+    assert range_of(network, "twice") == pytest.approx([1.5 * bound for bound in expected])
+    calibrate(network, tail_heavy(1).split(16), method)
+    assert range_of(network, "twice") == expected
+
+
 def test_many_batches_are_thinned_not_piled_up(network):
     generator = torch.Generator().manual_seed(0)
     batches = (torch.rand(8, 1, 8, 8, generator=generator) for _ in range(60))
@@ -165,3 +185,71 @@ def test_an_exact_tensor_has_no_ratio_and_the_network_stays_on(classifier):
     rows = {row.name: row for row in layer_errors(quantized, pixels, torch.zeros(8, dtype=torch.long))}
     assert rows["input"].sqnr_db is None or rows["input"].sqnr_db > 120
     assert torch.equal(quantized(pixels), before)
+
+
+def test_layer_errors_are_those_of_the_learned_scales(classifier):
+    network, quantized, images = classifier
+    labels = network(images).argmax(1)
+    before = {row.name: row for row in layer_errors(quantized, images, labels)}
+    learn_scales(quantized)
+    assert {row.name: row for row in layer_errors(quantized, images, labels)} == before
+    with torch.no_grad():  # the middle operator is far too coarse
+        quantized.get_submodule("0.2.output").scale_ratio.fill_(0.5)
+    after = {row.name: row for row in layer_errors(quantized, images, labels)}
+    assert after["0.2"].sqnr_db > before["0.2"].sqnr_db + 5
+    assert after["0.0"].sqnr_db == pytest.approx(before["0.0"].sqnr_db)
+
+
+RECIPE = """
+[data]
+dataset = "digits"
+resolution = 8
+channels = 1
+
+[student]
+model = "resnet8"
+
+[distil]
+epochs = 1
+batch_size = 64
+learning_rate = 0.05
+
+[quantize]
+learned_scales = true
+epochs = 1
+batch_size = 64
+learning_rate = 0.01
+calibration_images = 64
+"""
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A run up to its TFLite file, whose QAT learned the scales."""
+    folder = tmp_path_factory.mktemp("learned")
+    recipe = folder / "learned.toml"
+    recipe.write_text(RECIPE)
+    run = open_run(recipe, [], data=None, out=folder / "runs", download=False)
+    run_stages(run, last="tflite")
+    return run
+
+
+def test_learned_scales_reach_tflite_micro(learned):
+    network, images = learned.quantized_student(), learned.dataset.test.images
+    ratios = [each.detach() for name, each in network.named_parameters() if name.endswith("scale_ratio")]
+    assert max((ratio - 1).abs().max() for ratio in ratios) > 0.01
+    graph = learned.int8_graph()
+    inputs = to_int8(images)
+    found = run_tflm(learned.file("tflite", "model.tflite").read_bytes(), inputs, processes=1)
+    assert np.array_equal(found, run_all(graph, inputs)[graph.outputs[0]])
+    logits, grid = predict(network, inputs_of(learned.dataset.test)), int8_operators(network)[-1].quantizer
+    simulated = torch.round(logits / grid.scale + grid.zero_point).numpy()
+    assert (simulated.argmax(1) == found.argmax(1)).all()
+    assert np.abs(simulated - found).max() <= 1  # additions are simulated with one rounding
+
+
+def test_only_qat_learns_scales(tmp_path):
+    recipe = tmp_path / "learned.toml"
+    recipe.write_text(RECIPE)
+    with pytest.raises(InputError, match="'learned_scales' are learned by QAT"):
+        load_recipe(recipe, ["quantize.method=ptq"])
