@@ -3,6 +3,7 @@
 An artifact is the folder `<store>/<stage>/<key>/`. Its files are written first into `<key>.partial/`, the
 manifest last, then one rename: the folder exists if and only if it is complete. The key is a hash of
 everything that decides the content. A `.partial` folder keeps only `checkpoint/` between runs.
+Of several processes the first alone writes here; all read.
 """
 
 import contextlib
@@ -10,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import Any
 
 from export.errors import ResourceMissing
 from export.files import sha256_of, write_atomic
+from pipeline import processes
 
 TOOLS = (
     "microstill",
@@ -62,14 +65,18 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Work:
-    """The folder a stage writes into, and the checkpoint folder that survives a kill."""
+    """The folder a stage writes into, and the checkpoint folder that survives a kill.
+
+    kept: where the checkpoint folder is, if not in `path`.
+    """
 
     path: Path
+    kept: Path | None = None
 
     @property
     def checkpoint(self) -> Path:
         """Kept until the artifact is complete, then removed."""
-        return self.path / "checkpoint"
+        return (self.kept or self.path) / "checkpoint"
 
 
 class Store:
@@ -81,11 +88,14 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the store for one process.
+        """Hold the store for one run.
 
         Raises:
             ResourceMissing: another run of the same recipe is at work.
         """
+        if not processes.is_first():
+            yield
+            return
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / ".lock").open("w") as lock:
             try:
@@ -119,45 +129,62 @@ class Store:
         return None
 
     def make(
-        self, stage: str, inputs: Mapping[str, Any], build: Callable[[Work], dict[str, Any]], *, force: bool
+        self,
+        stage: str,
+        inputs: Mapping[str, Any],
+        build: Callable[[Work], dict[str, Any]],
+        *,
+        force: bool,
+        together: bool = False,
     ) -> Artifact:
         """Return the artifact that `inputs` decide, building it where it is not there yet.
 
         inputs: JSON-able description of everything that decides the content; its hash is the key.
         build: writes files into the work folder and returns metrics.
         force: build even if a complete one exists.
+        together: all processes build, and what the first writes is kept; otherwise the first builds alone.
         """
-        key = artifact_key(inputs)
+        if not together and processes.count() > 1:
+            return processes.from_first(lambda: self.make(stage, inputs, build, force=force))
+        key = processes.from_first(lambda: artifact_key(inputs))
+        work = Work((self.root / stage / key).with_name(f"{key}.partial"))
+        found = processes.from_first(lambda: self._reusable(stage, key, work, force=force))
+        if found is not None:
+            return found
+        start = time.monotonic()
+        try:
+            with processes.agreed(), _own_folder(work) as own:
+                metrics = build(own)
+            seconds = round(time.monotonic() - start, 3)
+            content = {"stage": stage, "key": key, "inputs": inputs, "metrics": metrics, "seconds": seconds}
+            return processes.from_first(lambda: self._complete(work, content))
+        except BaseException:
+            if processes.is_first():
+                _keep_only_checkpoint(work)
+            raise
+
+    def _reusable(self, stage: str, key: str, work: Work, *, force: bool) -> Artifact | None:
+        """The complete artifact, or None and a work folder to build it in."""
         found = self.find(stage, key)
         if found is not None and not force:
             return found
-        path = self.root / stage / key
-        work = Work(path.with_name(f"{key}.partial"))
         if force:
             shutil.rmtree(work.path, ignore_errors=True)
         _keep_only_checkpoint(work)
-        start = time.monotonic()
-        try:
-            metrics = build(work)
-            manifest = {
-                "stage": stage,
-                "key": key,
-                "inputs": inputs,
-                "metrics": metrics,
-                "seconds": round(time.monotonic() - start, 3),
-                "tools": tool_versions(),
-                "files": {
-                    str(file.relative_to(work.path)): sha256_of(file)
-                    for file in sorted(work.path.rglob("*"))
-                    if file.is_file() and work.checkpoint not in file.parents
-                },
-            }
-            write_atomic(work.path / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
-        except BaseException:
-            _keep_only_checkpoint(work)
-            raise
+        return None
+
+    def _complete(self, work: Work, content: Mapping[str, Any]) -> Artifact:
+        """Write the manifest and give the work folder its own name."""
+        files = {
+            str(file.relative_to(work.path)): sha256_of(file)
+            for file in sorted(work.path.rglob("*"))
+            if file.is_file() and work.checkpoint not in file.parents
+        }
+        manifest = {**content, "tools": tool_versions(), "files": files}
+        write_atomic(work.path / "manifest.json", json.dumps(manifest, indent=1, sort_keys=True))
         # Only now: a full disk or a kill before this point must not cost the training.
         shutil.rmtree(work.checkpoint, ignore_errors=True)
+        path = work.path.with_name(content["key"])
         if path.exists():
             shutil.rmtree(path)
         work.path.rename(path)
@@ -176,6 +203,16 @@ def tool_versions() -> dict[str, str]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def _own_folder(work: Work) -> Iterator[Work]:
+    """The work folder, for the first process; for another one a folder that is thrown away."""
+    if processes.is_first():
+        yield work
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Work(Path(folder), kept=work.path)
 
 
 def _keep_only_checkpoint(work: Work) -> None:

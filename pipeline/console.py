@@ -1,4 +1,7 @@
-"""What a person sees while it runs: progress bars on a terminal, plain lines elsewhere, all on stderr."""
+"""What a person sees while it runs: progress bars on a terminal, plain lines elsewhere, all on stderr.
+
+Of several processes the first speaks for all.
+"""
 
 import contextlib
 import time
@@ -8,6 +11,8 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.processes import is_first, may_speak
+
 SECONDS_BETWEEN_LINES = 30
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, soft_wrap=True)
@@ -15,7 +20,8 @@ stdout = Console(highlight=False, soft_wrap=True)
 
 def say(message: str) -> None:
     """Print one line."""
-    stderr.print(message, markup=False)
+    if may_speak():
+        stderr.print(message, markup=False)
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,7 @@ class Bar:
 @contextlib.contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Bar]:
     """Show `title` advancing to `total` steps: a bar on a terminal, elsewhere a line now and then."""
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or not is_first():
         yield Bar(_plain_progress(title, total, done), lambda message: say(f"{title}: {message}"))
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -17,16 +17,17 @@ from export.files import sha256_of, write_atomic
 from export.graph import Graph
 from export.tflite_reader import read_tflite
 from models.architectures import Table
-from models.fakequant import fold_and_quantize
+from models.fakequant import fold_and_quantize, learn_scales
 from models.features import FeatureNetwork
 from models.teachers import EnsembleTeacher, Family, Teacher
 from models.zoo import TEACHERS, build_student, build_teacher
+from pipeline import processes
 from pipeline.artifacts import Artifact, Store
 from pipeline.augment import Augmentation
 from pipeline.data import Dataset, Split, load_dataset, to_input, with_fewer_training_images
-from pipeline.recipe import Recipe, Schedule
+from pipeline.recipe import LabelSchedule, Recipe, Schedule
 from pipeline.tasks import TASKS, Task
-from pipeline.training import Settings
+from pipeline.training import Precision, Settings
 
 EVALUATION_BATCH = 256
 PRETRAINED = "pretrained"
@@ -47,8 +48,23 @@ class Run:
 
     @cached_property
     def device(self) -> torch.device:
-        """An accelerator if there is one, otherwise the CPU."""
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+        """An accelerator if there is one, for each process its own; otherwise the CPU.
+
+        Raises:
+            InputError: this machine has fewer accelerators than processes.
+        """
+        kind = torch.accelerator.current_accelerator(check_available=True)
+        if kind is None:
+            return torch.device("cpu")
+        number, there = processes.local_rank(), torch.accelerator.device_count()
+        if number >= there:
+            raise InputError(
+                f"this machine has {there} accelerators: start no more than {there} processes on it"
+            )
+        torch.accelerator.set_device_index(number)
+        # float32 is float32: int8 is simulated in it, and who wants speed has bfloat16.
+        torch.backends.cudnn.allow_tf32 = False
+        return torch.device(kind.type, number)
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -93,7 +109,16 @@ class Run:
         names = ("epochs", "batch_size", "optimizer", "learning_rate", "momentum", "weight_decay")
         plain = schedule.model_dump(include={*names, "warmup_epochs", "ema"})
         own = self.recipe.seed if seed is None else seed
+        if isinstance(schedule, LabelSchedule):
+            plain |= {"precision": self._precision(schedule), "compile": schedule.compile}
         return Settings(**plain, augmentation=self.augmentation, seed=own, view_seed=self.recipe.seed)
+
+    def _precision(self, schedule: LabelSchedule) -> Precision:
+        """The schedule's; where it leaves the choice, bfloat16 on an Nvidia GPU that has it."""
+        if schedule.precision != "auto":
+            return schedule.precision
+        has = self.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bfloat16" if has else "float32"
 
     def file(self, stage: str, name: str) -> Path:
         """Path of a file that an earlier stage left."""
@@ -169,6 +194,8 @@ class Run:
     def quantized_student(self) -> nn.Module:
         """Return the fake-quantised student from its artifact, on the device, in eval mode."""
         network = fold_and_quantize(self.new_student())
+        if self.recipe.quantize.learned_scales:
+            learn_scales(network)
         load_state(network, self.file("quantize", "quantized.safetensors"))
         return self.place(network).eval()
 

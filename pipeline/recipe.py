@@ -105,9 +105,18 @@ class Schedule(Section):
 
 
 class LabelSchedule(Schedule):
-    """A training that has a label loss of its own; QAT takes the one of `distil`."""
+    """A training of float networks, with a label loss of its own; QAT takes the one of `distil`.
+
+    precision: of the forward passes; `auto` is bfloat16 on a GPU that has it, float32 elsewhere.
+    compile: whether `torch.compile` makes kernels of the networks, for minutes, before the first step.
+    """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    # Left out of artifacts' keys where they say nothing.
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", exclude_if=lambda value: value == "auto"
+    )
+    compile: bool = Field(False, exclude_if=lambda value: not value)
 
 
 class Member(Section):
@@ -315,6 +324,11 @@ class Distil(LabelSchedule):
                 raise ValueError(f"in epoch {epoch} of {self.epochs} every weight is 0: nothing to learn")
         if isinstance(self.scheme, Mutual) and not any(weights_by_epoch(self.scheme.weight, self.epochs)):
             raise ValueError(f"the weight of scheme 'mutual' is 0 in all {self.epochs} epochs")
+        if self.netaug is not None and self.compile:
+            raise ValueError("netaug changes the network at every step: leave out 'compile'")
+        for term in self.objectives if self.compile else ():
+            if term.name in OBJECTIVES and "student gradient" in OBJECTIVES[term.name].needs:
+                raise ValueError(f"objective '{term.name}' differentiates twice: leave out 'compile'")
         if self.netaug is not None and isinstance(self.scheme, NativeEnsemble | OwnTeacher):
             raise ValueError(
                 f"netaug goes with scheme 'teacher', 'born_again' or 'mutual', not with '{self.scheme.name}'"

@@ -12,12 +12,12 @@ from typing import Any
 from export.emulation.tools import find_tool
 from export.errors import GateFailed, OverBudget
 from models.memory import keep_freed_memory
-from pipeline import engine_stages, export_stages, train_stages
+from pipeline import engine_stages, export_stages, processes, train_stages
 from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_versions
 from pipeline.console import say
 from pipeline.context import Run
 from pipeline.lesson import plan_outputs
-from pipeline.recipe import Gates, load_recipe
+from pipeline.recipe import Gates, Recipe, load_recipe
 from pipeline.schemes import SCHEMES
 
 
@@ -30,6 +30,7 @@ class Stage:
     needs: earlier stages whose artifacts decide the content.
     also: anything else that decides it, as a JSON-able value.
     tools: programs that it starts.
+    together: several processes do it together; any other stage the first does alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     also: Callable[[Run], Any] = lambda run: None
     tools: tuple[str, ...] = ()
+    together: bool = False
 
 
 STAGES: tuple[Stage, ...] = (
@@ -58,6 +60,7 @@ STAGES: tuple[Stage, ...] = (
         train_stages.build_teacher,
         ("data", "teacher"),
         also=Run.weights_hashes,
+        together=True,
     ),
     Stage(
         "outputs",
@@ -75,6 +78,7 @@ STAGES: tuple[Stage, ...] = (
         train_stages.build_student,
         ("data", "student", "distil"),
         ("teacher", "outputs"),
+        together=True,
     ),
     Stage(
         "quantize",
@@ -83,6 +87,7 @@ STAGES: tuple[Stage, ...] = (
         train_stages.build_quantized,
         ("data", "student", "distil", "quantize"),
         ("teacher", "outputs", "distil"),
+        together=True,
     ),
     Stage("onnx", "float and QDQ ONNX", 1, export_stages.build_onnx, ("student",), ("distil", "quantize")),
     Stage("tflite", "TFLite file from the int8 graph", 1, export_stages.build_tflite, (), ("onnx",)),
@@ -167,23 +172,43 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
     """
     keep_freed_memory()
     # Wrong use and missing tools end here, before anything is trained.
+    with processes.agreed():
+        _require_divisible(run.recipe)
+        processes.from_first(lambda: _check(run, last))
+    again = False
+    with processes.agreed(), run.store.locked():
+        processes.from_first(run.store.unlink_latest)
+        for stage in STAGES:
+            again = again or stage.name == first
+            _make(run, stage, force=again)
+            if stage.name == last:
+                break
+    return run.artifacts
+
+
+def _require_divisible(recipe: Recipe) -> None:
+    taught = recipe.teacher.schedule if recipe.teacher else None
+    for schedule in (taught, recipe.distil, recipe.quantize):
+        if schedule is not None:
+            processes.require_divisible(schedule.batch_size)
+
+
+def _check(run: Run, last: str | None) -> None:
     SCHEMES[run.recipe.distil.scheme.name].check(run)
     for stage in STAGES[: STAGE_NAMES.index(last) + 1 if last else None]:
         for tool in stage.tools:
             find_tool(tool)
-    again = False
-    with run.store.locked():
-        run.store.unlink_latest()
-        for stage in STAGES:
-            again = again or stage.name == first
-            artifact = run.store.make(stage.name, stage_inputs(run, stage), _builder(run, stage), force=again)
-            run.artifacts[stage.name] = artifact
-            run.store.link_latest(stage.name, artifact)
-            done = "reused" if artifact.reused else f"done in {artifact.seconds:.1f} s"
-            say(f"{stage.name:9} {done}  {artifact.path}")
-            if stage.name == last:
-                break
-    return run.artifacts
+
+
+def _make(run: Run, stage: Stage, *, force: bool) -> None:
+    """Add a stage's artifact to those of the run."""
+    artifact = run.store.make(
+        stage.name, stage_inputs(run, stage), _builder(run, stage), force=force, together=stage.together
+    )
+    run.artifacts[stage.name] = artifact
+    processes.from_first(lambda: run.store.link_latest(stage.name, artifact))
+    done = "reused" if artifact.reused else f"done in {artifact.seconds:.1f} s"
+    say(f"{stage.name:9} {done}  {artifact.path}")
 
 
 def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Path, download: bool) -> Run:
@@ -192,7 +217,8 @@ def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Pa
     Raises:
         InputError: the recipe is wrong.
     """
-    recipe = load_recipe(path, overrides)
+    with processes.agreed():
+        recipe = load_recipe(path, overrides)
     store = Store(out / recipe.name, say)
     return Run(recipe, path, overrides, store, data_root=data, download=download)
 

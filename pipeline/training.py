@@ -2,35 +2,41 @@
 
 What varies is the step: it yields one or more dicts of loss terms, each dict is summed and back-propagated
 on its own (NetAug's two backward passes), then the optimizer moves once. Every epoch is seeded by its number
-alone and ends in a checkpoint, so a killed training continues to the very same weights.
+alone and ends in a checkpoint, so a killed training continues to the very same weights. Of several processes
+each takes its share of every batch (see `pipeline.processes`).
 """
 
 import io
 import math
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from export.errors import GateFailed
+from export.errors import GateFailed, ResourceMissing
 from export.files import write_atomic
+from models.features import FeatureNetwork
+from pipeline import processes
 from pipeline.augment import Augmentation, augment, random_draws, view_draws
 from pipeline.console import progress
 from pipeline.data import Split
 
 Losses = dict[str, Tensor]
 History = list[dict[str, float]]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Batch:
     """One augmented batch: inputs (N, C, H, W), labels (N, ...), indices (N,) into the training split.
 
+    The indices are on the CPU.
     view: which variant of the images this is, where there is a fixed number of them.
     """
 
@@ -70,6 +76,8 @@ class Settings:
     ema: decay, each step, of the moving average of weights and buffers that is validated and kept; 0 keeps
         the last ones.
     seed: of order and sampling. view_seed: of the fixed views, where the augmentation has such.
+    precision: of the forward passes; losses, weights and batch norm's statistics are float32.
+    compile: whether the networks are compiled by `torch.compile`.
     """
 
     epochs: int
@@ -83,6 +91,8 @@ class Settings:
     seed: int
     view_seed: int = 0
     ema: float = 0.0
+    precision: Precision = "float32"
+    compile: bool = False
 
 
 def train(
@@ -107,41 +117,54 @@ def train(
 
     Raises:
         GateFailed: a loss is not finite; names the step and the last good checkpoint.
+        InputError: several processes cannot share a batch.
+        ResourceMissing: a network is to be compiled and there is no C++ compiler.
     """
     device = next(trainable.parameters()).device
-    optimizer = _optimizer(trainable, settings)
-    steps_per_epoch = max(len(split.labels) // settings.batch_size, 1)
-    average = _Average(trainable, settings.ema)
-    history = _resume(checkpoint, trainable, optimizer, average)
-    with progress(title, settings.epochs * steps_per_epoch, done=len(history) * steps_per_epoch) as bar:
+    with processes.agreed():
+        if settings.compile and not any(map(shutil.which, ("g++", "clang++"))):
+            raise ResourceMissing("compile needs a C++ compiler; install it: sudo apt-get install g++")
+        processes.require_divisible(min(settings.batch_size, len(split.labels)))
+        optimizer = _optimizer(trainable, settings)
+        steps_per_epoch = max(len(split.labels) // settings.batch_size, 1)
+        average = _Average(trainable, settings.ema)
+        history = _resume(checkpoint, trainable, optimizer, average)
+        split = _near(split, device)
+    steps = settings.epochs * steps_per_epoch
+    with (
+        _computing(trainable, settings),
+        progress(title, steps, done=len(history) * steps_per_epoch) as bar,
+    ):
         for index in range(len(history), settings.epochs):
             epoch = Epoch(index, settings.epochs, _generator(settings.seed, index, stream=1))
             if on_epoch(epoch, optimizer):
                 average.restart()
             trainable.train()
-            sums: dict[str, Tensor] = {}
+            sums = _Sums(title, index, checkpoint, at_once=device.type == "cpu" and processes.count() == 1)
             data = epoch_batches(split, settings, index, device)
             for number, batch in enumerate(data):
                 rate = learning_rate(settings, index + (number + 0.5) / steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 optimizer.zero_grad(set_to_none=True)
-                for losses in step(batch, epoch):
-                    total = torch.stack(list(losses.values())).sum()
-                    _require_finite(total, losses, title, index, number, checkpoint)
-                    total.backward()
-                    for name, value in losses.items():
-                        sums[name] = sums.get(name, 0) + value.detach()
+                with processes.in_step():
+                    for losses in step(batch, epoch):
+                        total = torch.stack(list(losses.values())).sum()
+                        sums.add(number, losses, total)
+                        total.backward()
+                    processes.average_gradients(trainable)
                 optimizer.step()
                 average.update()
                 bar.advance()
-            row = {name: float(value) / steps_per_epoch for name, value in sums.items()}
+            row = sums.means(steps_per_epoch)
             row = {"epoch": index + 1, "learning_rate": rate, **row, "total": sum(row.values())}
+            processes.average_buffers(trainable)
+            average.share()
             with average.in_place():
                 row[f"validation_{metric}"] = evaluate()
             history.append(row)
             bar.say(_line(row, settings.epochs))
-            _save(checkpoint, trainable, optimizer, average, history)
+            processes.from_first(lambda: _save(checkpoint, trainable, optimizer, average, history))
     average.keep()
     return history
 
@@ -184,32 +207,132 @@ def _generator(seed: int, epoch: int, *, stream: int) -> torch.Generator:
 
 
 def epoch_batches(split: Split, settings: Settings, epoch: int, device: torch.device) -> Iterator[Batch]:
-    """All full batches of one epoch in random order; a split smaller than one batch is one batch."""
+    """All full batches of one epoch in random order; a split smaller than one batch is one batch.
+
+    Each of several processes gives its share of every batch: together, in the order of their ranks, what one
+    alone would give. Order and draws come from the CPU, so that every device trains on the same.
+    """
     generator = _generator(settings.seed, epoch, stream=0)
     count, views = len(split.labels), settings.augmentation.finite_views
     order = torch.randperm(count, generator=generator)
     size = min(settings.batch_size, count)
     view = epoch % views if views else 0
-    known = view_draws(count, settings.view_seed, view) if views else None
-    for indices in order[: count // size * size].split(size):
-        images = split.images[indices].to(device)
-        draws = random_draws(size, generator) if known is None else known[indices]
-        inputs = augment(images, settings.augmentation, draws)
-        yield Batch(inputs, split.labels[indices].to(device), indices, view)
+    batches = order[: count // size * size].view(-1, size)
+    if views:
+        draws = view_draws(count, settings.view_seed, view)[batches]
+    else:
+        draws = torch.stack([random_draws(size, generator) for _ in batches])
+    mine = processes.share(size)
+    batches, draws = (
+        batches[:, mine],
+        draws[:, mine].to(device),
+    )  # once, as an accelerator waits for each copy
+    for indices, places, draw in zip(batches, batches.to(split.images.device), draws, strict=True):
+        inputs = augment(_moved(split.images[places], device), settings.augmentation, draw)
+        yield Batch(inputs, _moved(split.labels[places], device), indices, view)
 
 
-def _require_finite(
-    total: Tensor, losses: Losses, title: str, epoch: int, number: int, checkpoint: Path
-) -> None:
-    if math.isfinite(float(total.detach())):
-        return
-    wrong = [name for name, value in losses.items() if not math.isfinite(float(value.detach()))]
-    saved = checkpoint / "last.pt"
-    last = f"the last good checkpoint is {saved}" if saved.exists() else "no epoch was complete"
-    raise GateFailed(
-        f"{title}: loss {', '.join(wrong) or 'total'} is not finite at step {number + 1}"
-        f" of epoch {epoch + 1}; {last}; lower the learning rate"
-    )
+def _near(split: Split, device: torch.device) -> Split:
+    """The split in the memory of an accelerator, if it fills no more than half of what is free there."""
+    if device.type == "cpu":
+        return split
+    free, _ = torch.accelerator.get_memory_info(device)
+    if 2 * (split.images.nbytes + split.labels.nbytes) > free:
+        return split
+    return Split(split.images.to(device), split.labels.to(device))
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for the copy."""
+    return tensor if tensor.device == device else tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def _computing(trainable: nn.Module, settings: Settings) -> Iterator[None]:
+    """Let every network inside train as the settings say: in bfloat16, compiled, or both.
+
+    Its logits and features are float32 again, for the losses. Outside of training mode, and networks that
+    simulate int8, whose rounding needs it, compute as ever.
+    """
+    networks = [each for each in trainable.modules() if isinstance(each, FeatureNetwork)]
+    if settings.precision == "float32" and not settings.compile:
+        networks = []
+    for network in networks:
+        network.forward_features = _wrapped(network, settings)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for network in networks:
+            del network.forward_features
+
+
+def _wrapped(network: FeatureNetwork, settings: Settings) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    plain = network.forward_features
+    trained = torch.compile(plain) if settings.compile else plain
+    low = settings.precision == "bfloat16"
+
+    def forward_features(x: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        if not network.training:
+            return plain(x, taps)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=low):
+            logits, features = trained(x, taps)
+        return logits.float(), {tap: feature.float() for tap, feature in features.items()}
+
+    return forward_features
+
+
+class _Sums:
+    """The sums of one epoch's losses, over all processes, and the first step at which one was not finite.
+
+    at_once: whether every loss is looked at when it comes. An accelerator would have to wait each time, and
+    of several processes all must end: there it is at the epoch's end.
+    """
+
+    def __init__(self, title: str, epoch: int, checkpoint: Path, *, at_once: bool) -> None:
+        self.title, self.epoch, self.checkpoint, self.at_once = title, epoch, checkpoint, at_once
+        self.sums: Losses = {}
+        self.seen: list[tuple[int, Losses]] = []
+
+    def add(self, number: int, losses: Losses, total: Tensor) -> None:
+        """Take in the losses of a step's backward pass.
+
+        Raises:
+            GateFailed: one is not finite, and that is looked at.
+        """
+        losses = {name: value.detach() for name, value in losses.items()}
+        if not self.at_once:
+            self.seen.append((number, losses))
+        elif not math.isfinite(float(total.detach())):
+            self._fail(number, losses)
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+
+    def means(self, steps: int) -> dict[str, float]:
+        """Each loss's mean over the epoch.
+
+        Raises:
+            GateFailed: a loss was not finite.
+        """
+        processes.average(list(self.sums.values()))
+        row = {name: float(value) / steps for name, value in self.sums.items()}
+        if not self.at_once and not math.isfinite(sum(row.values())):
+            wrong = ((number, losses) for number, losses in self.seen if not _finite(losses))
+            earliest = min(processes.gather(next(wrong, (steps, {}))), key=lambda found: found[0])
+            self._fail(min(earliest[0], steps - 1), earliest[1])
+        return row
+
+    def _fail(self, number: int, losses: Losses) -> NoReturn:
+        wrong = [name for name, value in losses.items() if not math.isfinite(float(value))]
+        saved = self.checkpoint / "last.pt"
+        last = f"the last good checkpoint is {saved}" if saved.exists() else "no epoch was complete"
+        raise GateFailed(
+            f"{self.title}: loss {', '.join(wrong) or 'total'} is not finite at step {number + 1}"
+            f" of epoch {self.epoch + 1}; {last}; lower the learning rate"
+        )
+
+
+def _finite(losses: Losses) -> bool:
+    return all(math.isfinite(float(value)) for value in losses.values())
 
 
 class _Average:
@@ -230,6 +353,11 @@ class _Average:
         """Take in the network as it is after a step."""
         if self.averaged is not None:
             self.averaged.update_parameters(self.trainable)
+
+    def share(self) -> None:
+        """Average its running statistics over the processes."""
+        if self.averaged is not None:
+            processes.average_buffers(self.averaged)
 
     def keep(self) -> None:
         """Put the average into the network."""
