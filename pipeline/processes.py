@@ -83,7 +83,7 @@ def share(batch: int) -> slice:
     """
     require_divisible(batch)
     size = batch // count()
-    return slice(rank() * size, (rank() + 1) * size) if count() > 1 else slice(0, batch)
+    return slice(rank() * size, (rank() + 1) * size)
 
 
 def require_divisible(batch: int) -> None:
