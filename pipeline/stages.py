@@ -6,6 +6,7 @@ again only if something that decides its content has changed.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,10 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
         processes.from_first(run.store.unlink_latest)
         for stage in STAGES:
             again = again or stage.name == first
-            _make(run, stage, force=again)
+            artifact = make_stage(run, stage, force=again)
+            processes.from_first(partial(run.store.link_latest, stage.name, artifact))
+            done = "reused" if artifact.reused else f"done in {artifact.seconds:.1f} s"
+            say(f"{stage.name:9} {done}  {artifact.path}")
             if stage.name == last:
                 break
     return run.artifacts
@@ -200,15 +204,13 @@ def _check(run: Run, last: str | None) -> None:
             find_tool(tool)
 
 
-def _make(run: Run, stage: Stage, *, force: bool) -> None:
-    """Add a stage's artifact to those of the run."""
+def make_stage(run: Run, stage: Stage, *, force: bool = False) -> Artifact:
+    """Make one stage's artifact, or find it, and add it to those of the run."""
     artifact = run.store.make(
         stage.name, stage_inputs(run, stage), _builder(run, stage), force=force, together=stage.together
     )
     run.artifacts[stage.name] = artifact
-    processes.from_first(lambda: run.store.link_latest(stage.name, artifact))
-    done = "reused" if artifact.reused else f"done in {artifact.seconds:.1f} s"
-    say(f"{stage.name:9} {done}  {artifact.path}")
+    return artifact
 
 
 def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Path, download: bool) -> Run:

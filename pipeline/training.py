@@ -223,10 +223,8 @@ def epoch_batches(split: Split, settings: Settings, epoch: int, device: torch.de
     else:
         draws = torch.stack([random_draws(size, generator) for _ in batches])
     mine = processes.share(size)
-    batches, draws = (
-        batches[:, mine],
-        draws[:, mine].to(device),
-    )  # once, as an accelerator waits for each copy
+    # All draws at once, as an accelerator waits for each copy.
+    batches, draws = batches[:, mine], draws[:, mine].to(device)
     for indices, places, draw in zip(batches, batches.to(split.images.device), draws, strict=True):
         inputs = augment(_moved(split.images[places], device), settings.augmentation, draw)
         yield Batch(inputs, _moved(split.labels[places], device), indices, view)

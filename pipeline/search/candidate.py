@@ -17,14 +17,14 @@ from export.tflite_writer import write_tflite
 from export.to_onnx import export_qdq_onnx
 from models.cost import parameters
 from models.fakequant import fold_and_quantize
-from pipeline.artifacts import Artifact, Store
+from pipeline.artifacts import Store
 from pipeline.context import Run
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.lesson import plan_outputs
 from pipeline.quantize import calibrate
 from pipeline.recipe import Recipe, Search, Student, StudentTable
 from pipeline.sizing import noise, settle
-from pipeline.stages import STAGES, stage_inputs
+from pipeline.stages import STAGE_NAMES, STAGES, Stage, make_stage
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def prepare(base: Run) -> None:
     """Train or load the teacher, and store its outputs where that can be done, for all students alike."""
     with base.store.locked():
         for name in ("teacher", "outputs"):
-            base.artifacts[name] = _make(base, name)
+            make_stage(base, _stage(name))
 
 
 def candidate_run(base: Run, table: StudentTable) -> Run:
@@ -118,7 +118,7 @@ def train_candidate(run: Run, epochs: int) -> float:
         )
     try:
         with run.store.locked():
-            artifact = _make(run, "distil")
+            artifact = make_stage(run, _stage("distil"))
     except GateFailed as error:
         run.store.say(str(error))
         return 0.0
@@ -126,7 +126,5 @@ def train_candidate(run: Run, epochs: int) -> float:
     return float(history[-1][f"validation_{run.task.metric}"])
 
 
-def _make(run: Run, name: str) -> Artifact:
-    stage = next(stage for stage in STAGES if stage.name == name)
-    inputs = stage_inputs(run, stage)
-    return run.store.make(name, inputs, lambda work: stage.build(run, work), force=False)
+def _stage(name: str) -> Stage:
+    return STAGES[STAGE_NAMES.index(name)]
