@@ -78,14 +78,21 @@ def size(student: nn.Module, inputs: Tensor, board: Board, out: Path) -> Budget:
 
     inputs: network inputs (N, C, H, W) to calibrate with.
     """
-    shape = (1, *inputs.shape[1:])
-    network = fold_and_quantize(student.eval())
-    calibrate(network, [inputs], "minmax")
-    export_float_onnx(student, shape, out / "student_float.onnx")
-    export_qdq_onnx(network.eval(), shape, out / "student_int8.onnx")
-    tflite = write_tflite(read_qdq_onnx(out / "student_int8.onnx"))
+    export_float_onnx(student.eval(), (1, *inputs.shape[1:]), out / "student_float.onnx")
+    tflite = calibrated_tflite(student, inputs, out / "student_int8.onnx")
     write_atomic(out / "model.tflite", tflite)
     return check(tflite, board)
+
+
+def calibrated_tflite(student: nn.Module, inputs: Tensor, onnx: Path) -> bytes:
+    """Take a student through PTQ to a TFLite file, by way of the QDQ ONNX file `onnx`.
+
+    inputs: network inputs (N, C, H, W) to calibrate with.
+    """
+    network = fold_and_quantize(student.eval())
+    calibrate(network, [inputs], "minmax")
+    export_qdq_onnx(network.eval(), (1, *inputs.shape[1:]), onnx)
+    return write_tflite(read_qdq_onnx(onnx))
 
 
 def settle(student: nn.Module, inputs: Tensor) -> None:

@@ -175,7 +175,7 @@ def run_stages(run: Run, *, first: str | None = None, last: str | None = None) -
     # Wrong use and missing tools end here, before anything is trained.
     with processes.agreed():
         _require_divisible(run.recipe)
-        processes.from_first(lambda: _check(run, last))
+        processes.from_first(lambda: check_run(run, last))
     again = False
     with processes.agreed(), run.store.locked():
         processes.from_first(run.store.unlink_latest)
@@ -197,7 +197,13 @@ def _require_divisible(recipe: Recipe) -> None:
             processes.require_divisible(schedule.batch_size)
 
 
-def _check(run: Run, last: str | None) -> None:
+def check_run(run: Run, last: str | None) -> None:
+    """Find wrong use, and tools that are missing up to a stage, before anything is trained.
+
+    Raises:
+        InputError, ModelError: see `plan_outputs`.
+        ResourceMissing: a tool is missing.
+    """
     SCHEMES[run.recipe.distil.scheme.name].check(run)
     for stage in STAGES[: STAGE_NAMES.index(last) + 1 if last else None]:
         for tool in stage.tools:

@@ -8,22 +8,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from export.emulation.cores import CORES
-from export.engine.compile import constant_bytes, read_core
-from export.engine.measure import macs, measure
-from export.engine.program import make_program
+from export.engine.compile import compile_model
+from export.engine.measure import build_program, macs, run_program
 from export.errors import GateFailed, InputError
-from export.from_onnx import read_qdq_onnx
-from export.tflite_writer import write_tflite
-from export.to_onnx import export_qdq_onnx
 from models.cost import parameters
-from models.fakequant import fold_and_quantize
+from models.memory import keep_freed_memory
 from pipeline.artifacts import Store
 from pipeline.context import Run
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.lesson import plan_outputs
-from pipeline.quantize import calibrate
 from pipeline.recipe import Recipe, Search, Student, StudentTable
-from pipeline.sizing import noise, settle
+from pipeline.sizing import calibrated_tflite, noise, settle
 from pipeline.stages import STAGE_NAMES, STAGES, Stage, make_stage
 
 
@@ -62,6 +57,7 @@ def with_student(recipe: Recipe, table: StudentTable) -> Recipe:
 
 def prepare(base: Run) -> None:
     """Train or load the teacher, and store its outputs where that can be done, for all students alike."""
+    keep_freed_memory()
     with base.store.locked():
         for name in ("teacher", "outputs"):
             make_stage(base, _stage(name))
@@ -79,21 +75,19 @@ def candidate_run(base: Run, table: StudentTable) -> Run:
 
 def size_candidate(run: Run, search: Search) -> Figures:
     """Plan, build and emulate a student that has learned nothing; where the plan is over, only plan it."""
-    student, inputs = run.new_student().eval(), noise(run.image_shape)
+    student, inputs = run.new_student(), noise(run.image_shape)
     settle(student, inputs)
-    network = fold_and_quantize(student.eval())
-    calibrate(network, [inputs], "minmax")
-    with TemporaryDirectory() as folder:
-        onnx = Path(folder, "student.onnx")
-        export_qdq_onnx(network.eval(), (1, *run.image_shape), onnx)
-        model = write_tflite(read_qdq_onnx(onnx))
-    core = read_core(model)
-    program = make_program(core)
-    work = sum(macs(core, operator) for operator in core.operators)
-    planned = Figures(program.buffer_bytes, constant_bytes(program), work, parameters(student), None)
-    if not planned.fits(search):
-        return planned
-    measured = measure(model, CORES[REFERENCE_CORE])
+    core = CORES[REFERENCE_CORE]
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        model = calibrated_tflite(student, inputs, folder / "student.onnx")
+        compiled = compile_model(model, folder / "model")
+        work = sum(macs(compiled.core, operator) for operator in compiled.core.operators)
+        planned = Figures(compiled.buffer_bytes, compiled.constant_bytes, work, parameters(student), None)
+        if not planned.fits(search):
+            return planned
+        elf = build_program(compiled.folder, compiled.core, core, folder / "model.elf")
+        measured = run_program(elf, core, compiled.core, compiled.program)
     return Figures(measured.sram_bytes, measured.flash_bytes, work, planned.parameters, measured.instructions)
 
 

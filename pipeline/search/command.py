@@ -4,17 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from export.emulation.tools import find_tool
 from export.errors import GateFailed, InputError
-from pipeline.recipe import Recipe, Search
-from pipeline.schemes import SCHEMES
+from pipeline.recipe import Search
 from pipeline.search.candidate import with_student
 from pipeline.search.show import write_results
 from pipeline.search.space import first
 from pipeline.search.study import Candidate, run_search, winner
-from pipeline.stages import open_run
-
-TOOLS = ("arm-none-eabi-gcc", "arm-none-eabi-objdump", "gcc", "qemu-system-arm")
+from pipeline.stages import check_run, open_run
 
 
 @dataclass(frozen=True)
@@ -50,10 +46,10 @@ def search_recipe(
     if wanted is None:
         raise InputError(f"{path} has no [search]; recipes/search.toml shows one")
     recipe = base.recipe
-    base.recipe = with_student(_with_images(recipe, wanted.train_images), first(wanted.space))
-    SCHEMES[base.recipe.distil.scheme.name].check(base)
-    for tool in TOOLS:
-        find_tool(tool)
+    images = {"train_images": wanted.train_images or recipe.data.train_images}
+    fewer = recipe.model_copy(update={"data": recipe.data.model_copy(update=images)})
+    base.recipe = with_student(fewer, first(wanted.space))
+    check_run(base, last="emulate")
     folder = base.store.root / "search"
     candidates = run_search(base, wanted, study or folder / "study.db")
     best = winner(candidates, wanted)
@@ -63,9 +59,3 @@ def search_recipe(
             f" {wanted.flash_bytes:,} B of flash; allow smaller ones in search.space"
         )
     return Found(wanted, candidates, best, write_results(candidates, best, recipe, wanted, folder))
-
-
-def _with_images(recipe: Recipe, count: int | None) -> Recipe:
-    if count is None:
-        return recipe
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_images": count})})

@@ -110,7 +110,7 @@ def _require_same(study: optuna.Study, recipe: Recipe, search: Search) -> None:
         **recipe.model_dump(mode="json", include={"seed", "data", "teacher", "distil"}),
         "search": search.model_dump(mode="json", exclude={"candidates"}),
     }
-    if study.user_attrs.setdefault("recipe", deciding) != deciding:
+    if study.user_attrs.get("recipe", deciding) != deciding:
         raise InputError(
             "the study was begun with another recipe, whose scores do not compare: choose another --study"
             " or --out, or delete it"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+from wrong_input import failed
 
 from export.errors import InputError
 from export.graph import Graph, Operator, Quantization, Tensor
@@ -81,15 +82,6 @@ def raw(tmp_path):
         rows.append(f"{number}.bin,2,{label}")
     (folder / "y_labels.csv").write_text("\n".join(rows))
     return folder
-
-
-def failed(result, *words):
-    """The call ended as wrong input does: one line that holds the words."""
-    code, printed, err = result
-    assert (code, printed) == (2, "")
-    assert err.startswith("microstill: ") and len(err.splitlines()) == 1
-    for word in words:
-        assert word in err
 
 
 # --- pixels

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from wrong_input import failed
 
 from export.engine.compile import compile_model
 from export.errors import GateFailed, InputError
@@ -55,15 +56,6 @@ def kept(request):
     """(card, folder) of every pretrained student, and of the small one."""
     folder = request.getfixturevalue("shelf") if request.param == OWN else PRETRAINED
     return read_cards(folder)[request.param], folder
-
-
-def failed(result, *words):
-    """The call ended as wrong input does: one line that holds the words."""
-    code, printed, err = result
-    assert (code, printed) == (2, "")
-    assert err.startswith("microstill: ") and len(err.splitlines()) == 1
-    for word in words:
-        assert word in err
 
 
 # --- every card
