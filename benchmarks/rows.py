@@ -143,7 +143,8 @@ class Table:
         axes.set_xlabel(f"points of top-1 above the {self.titles[first]}, {test_set}")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=len(self.students))
-        figure.savefig(file, metadata={"Date": None})
+        with plt.rc_context({"svg.hashsalt": "rows"}):
+            figure.savefig(file, metadata={"Date": None})
 
 
 def mean(runs: Sequence[Result], field: str) -> float:

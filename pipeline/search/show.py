@@ -111,7 +111,8 @@ def plot(candidates: Sequence[Candidate], best: Candidate, search: Search) -> by
     axes[0].set_ylabel("validation, %")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(search.epochs))
     content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
+    with plt.rc_context({"svg.hashsalt": "search"}):
+        figure.savefig(content, format="svg", metadata={"Date": None})
     plt.close(figure)
     return content.getvalue()
 
