@@ -99,12 +99,16 @@ class CifarResNet(StagedNetwork):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
 
+    @property
+    def layers(self) -> tuple[nn.Sequential, ...]:
+        """The three stages of blocks."""
+        return (self.layer1, self.layer2, self.layer3)
+
     def stages(self) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
         """`stem`, `layer1`, `layer2`, `layer3`."""
         yield "stem", self._stem
-        yield "layer1", self.layer1
-        yield "layer2", self.layer2
-        yield "layer3", self.layer3
+        for number, layer in enumerate(self.layers, 1):
+            yield f"layer{number}", layer
 
     def classify(self, x: Tensor) -> Tensor:
         """(N, 64, H, W) -> logits (N, classes)."""

@@ -17,9 +17,11 @@ from export.files import sha256_of, write_atomic
 from export.graph import Graph
 from export.tflite_reader import read_tflite
 from models.architectures import Table
+from models.checkpoints import load_weights
 from models.fakequant import fold_and_quantize, learn_scales
 from models.features import FeatureNetwork
 from models.teachers import EnsembleTeacher, Family, Teacher
+from models.weight_selection import select_weights
 from models.zoo import TEACHERS, build_student, build_teacher
 from pipeline import processes
 from pipeline.artifacts import Artifact, Store
@@ -133,6 +135,20 @@ class Run:
         """Return the recipe's student, freshly initialised from a seed; None is its own."""
         torch.manual_seed(self.student_seed if seed is None else seed)
         return build_student(self.student_model, **self.student_arguments())
+
+    def starting_student(self, seed: int) -> FeatureNetwork:
+        """Return the recipe's student as its training begins: from a seed, or from a larger network."""
+        student, start = self.new_student(seed), self.recipe.student.start
+        if start is not None:
+            source = self.new_teacher(start.model)
+            load_weights(source, self.weights_path(start.model, start.weights))
+            select_weights(student, source)
+        return student
+
+    def start_hash(self) -> str | None:
+        """Sha256 of the weights file that the student starts from."""
+        start = self.recipe.student.start
+        return None if start is None else sha256_of(self.weights_path(start.model, start.weights))
 
     @property
     def student_model(self) -> str | Table:

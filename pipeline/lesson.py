@@ -76,7 +76,8 @@ def plan_outputs(run: Run) -> TeacherOutputs:
     Raises:
         InputError: something is for another task, an objective needs a teacher and there is none, or the
             outputs cannot be stored as asked.
-        ModelError: a network lacks what an objective needs, such as a tap.
+        ModelError: a network lacks what an objective needs, such as a tap, or the student cannot start from
+            the network that it should.
     """
     require_task(run)
     recipe, lesson, teacher = run.recipe.distil, new_lesson(run), run.untrained_teacher()
@@ -84,7 +85,7 @@ def plan_outputs(run: Run) -> TeacherOutputs:
         return TeacherOutputs(asked=False, stored=False, views=0, taps=())
     if recipe.netaug is not None and "weights" in lesson.needs:
         raise InputError("weights change places under NetAug: leave out distil.netaug or weight_l2")
-    lesson.connect(run.new_student(), teacher)
+    lesson.connect(run.starting_student(run.student_seed), teacher)
     asked = teacher is not None and "teacher" in lesson.needs
     views = _views_shown(run)
     reason = _why_live(run, lesson, teacher, views) if asked else None

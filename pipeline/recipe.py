@@ -120,7 +120,7 @@ class LabelSchedule(Schedule):
 
 
 class Member(Section):
-    """One member of an ensemble teacher."""
+    """A trained network: a member of an ensemble teacher, or what a student starts from."""
 
     model: str
     weights: str
@@ -190,10 +190,15 @@ class StudentTable(Section):
 
 
 class Student(Section):
-    """The network that goes onto the device: one of the zoo, or `table` under a name of its own."""
+    """The network that goes onto the device: one of the zoo, or `table` under a name of its own.
+
+    start: a trained CIFAR ResNet from which it takes its first weights (see `models.weight_selection`).
+    """
 
     model: str = "mobilenet-v2-tiny"
     table: StudentTable | None = None
+    # Left out of artifacts' keys where it says nothing.
+    start: Member | None = Field(default=None, exclude_if=lambda value: value is None)
     strides: tuple[Literal[1, 2], ...] | None = None
     padding: Literal["same", "symmetric"] = "same"
 
@@ -432,6 +437,11 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _someone_to_learn_from(self) -> Self:
         distil = self.distil
+        if self.student.start is not None:
+            if self.teacher is None:
+                raise ValueError("student.start reads pixels as [teacher] says: give the recipe a [teacher]")
+            if distil.netaug is not None or not isinstance(distil.scheme, OneTeacher):
+                raise ValueError("student.start goes with scheme 'teacher' without netaug")
         alone = self.teacher is None and isinstance(distil.scheme, BornAgain)
         if alone and not all(weights_by_epoch(distil.label_weight, distil.epochs)):
             raise ValueError(
@@ -541,6 +551,8 @@ def _check_names(recipe: Recipe, path: Path) -> None:
         lookup(BOARDS, recipe.board, "board")
         if recipe.student.table is None:
             lookup(STUDENTS, recipe.student.model, "student")
+        if recipe.student.start is not None:
+            lookup(TEACHERS, recipe.student.start.model, "network")
         for name, _ in recipe.teacher.networks() if recipe.teacher else ():
             lookup(TEACHERS, name, "teacher")
         for term in recipe.distil.objectives:

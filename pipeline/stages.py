@@ -79,6 +79,7 @@ STAGES: tuple[Stage, ...] = (
         train_stages.build_student,
         ("data", "student", "distil"),
         ("teacher", "outputs"),
+        also=Run.start_hash,
         together=True,
     ),
     Stage(

@@ -18,7 +18,7 @@ from pipeline.data import Split
 from pipeline.objectives.base import Outputs
 from pipeline.training import Batch
 
-BATCH = 250  # images
+BATCH = 50  # images, whose maps fit into the cache of a core
 # Logits are (views, members, images, classes, ...), float32; a feature is (views, images, H, W, C), float16.
 LOGITS = "logits"
 

@@ -39,7 +39,7 @@ class Learner:
     def __init__(self, run: Run, seed: int) -> None:
         self.run, self.netaug = run, run.recipe.distil.netaug
         if self.netaug is None:
-            self.network = run.place(run.new_student(seed))
+            self.network = run.place(run.starting_student(seed))
             return
         torch.manual_seed(seed)
         self.network = run.place(

@@ -19,6 +19,7 @@ schedule = { epochs = 1 }
 [distil]
 epochs = 2
 """
+TEACHER = MINIMAL[MINIMAL.index("[teacher]") : MINIMAL.index("[distil]")]
 TABLE = """
 [student]
 model = "own"
@@ -26,6 +27,11 @@ model = "own"
 family = "resnet"
 stem = 16
 blocks = [{ mid = 16, out = 16 }, { mid = 32, out = 32, stride = 2 }, { mid = 64, out = 64, stride = 2 }]
+"""
+START = """
+[student]
+model = "resnet8"
+start = { model = "resnet20", weights = "resnet20.th" }
 """
 
 
@@ -89,6 +95,15 @@ def test_defaults_and_overrides(tmp_path):
             "student: resnet8 has a table already; give this one another name in 'model'",
         ),
         (MINIMAL + TABLE.replace("[student]", "[student]\nstrides = [1]"), "leave 'strides' out"),
+        (
+            MINIMAL + START.replace('"resnet20"', '"resnt20"'),
+            "unknown network 'resnt20'; did you mean",
+        ),
+        (MINIMAL + "netaug = {}\n" + START, "student.start goes with scheme 'teacher' without netaug"),
+        (
+            MINIMAL.replace(TEACHER, "") + START,
+            "give the recipe a [teacher]",
+        ),
         (MINIMAL + 'objectives = [{ name = "logits_l3" }]\n', "did you mean 'logits_l2'?"),
         (MINIMAL + "label_weight = 0\n", "every weight is 0"),
         (MINIMAL + "label_weight = -1\n", "distil.label_weight: a weight must be 0 or more, not -1"),

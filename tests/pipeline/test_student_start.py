@@ -1,0 +1,79 @@
+"""A student that starts from a trained network: what it is, what its artifact depends on, wrong use."""
+
+import pytest
+import torch
+
+from export.errors import InputError
+from models.errors import ModelError
+from models.weight_selection import select_weights
+from pipeline.artifacts import artifact_key
+from pipeline.stages import STAGES, check_run, make_stage, open_run, stage_inputs
+
+RECIPE = """
+[data]
+dataset = "digits"
+resolution = 16
+[teacher]
+model = "resnet20"
+mean = [0.4]
+std = [0.3]
+schedule = { epochs = 1 }
+[student]
+model = "resnet8"
+start = { model = "resnet20", weights = "start.pt" }
+[distil]
+epochs = 1
+learning_rate = 1e-9
+objectives = [{ name = "soft_cross_entropy" }]
+"""
+
+
+def write_weights(tmp_path, seed):
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE)
+    run = open_run(path, (), data=None, out=tmp_path / "runs", download=False)
+    network = run.new_teacher("resnet20").network
+    torch.manual_seed(seed)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    torch.save(network.state_dict(), tmp_path / "start.pt")
+    return run
+
+
+def test_training_starts_from_the_larger_network(tmp_path):
+    run = write_weights(tmp_path, seed=5)
+    for stage in STAGES[:4]:
+        make_stage(run, stage)
+    expected, source = run.new_student(), run.new_teacher("resnet20")
+    source.network.load_state_dict(torch.load(tmp_path / "start.pt"))
+    select_weights(expected, source)
+    trained = dict(run.trained_student().named_parameters())
+    for name, parameter in expected.named_parameters():
+        torch.testing.assert_close(parameter, trained[name], rtol=0, atol=1e-5)
+
+
+def test_its_artifact_depends_on_the_weights(tmp_path):
+    keys = []
+    for seed in (5, 6):
+        run = write_weights(tmp_path, seed)
+        for stage in STAGES[:3]:
+            make_stage(run, stage)
+        keys.append([artifact_key(stage_inputs(run, stage)) for stage in STAGES[:4]])
+    assert keys[0][:3] == keys[1][:3]
+    assert keys[0][3] != keys[1][3]
+
+
+def test_weights_that_are_not_there_or_do_not_fit_end_the_run_before_training(tmp_path):
+    run = write_weights(tmp_path, seed=5)
+    (tmp_path / "start.pt").rename(tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"no weights file 'start\.pt'"):
+        check_run(run, "distil")
+    run = open_run(
+        tmp_path / "mine.toml",
+        ("student.start.weights=other.pt", "student.start.model=resnet32"),
+        data=None,
+        out=tmp_path / "runs",
+        download=False,
+    )
+    with pytest.raises(ModelError, match="weights of another network"):
+        check_run(run, "distil")
