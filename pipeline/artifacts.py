@@ -3,6 +3,7 @@
 An artifact is the folder `<store>/<stage>/<key>/`. Its files are written first into `<key>.partial/`, the
 manifest last, then one rename: the folder exists if and only if it is complete. The key is a hash of
 everything that decides the content. A `.partial` folder keeps only `checkpoint/` between runs.
+Stores lie side by side, one a recipe, and take complete artifacts from each other as hard links.
 Of several processes the first alone writes here; all read.
 """
 
@@ -10,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
@@ -165,12 +167,27 @@ class Store:
 
     def _reusable(self, stage: str, key: str, work: Work, *, force: bool) -> Artifact | None:
         """The complete artifact, or None and a work folder to build it in."""
-        found = self.find(stage, key)
-        if found is not None and not force:
+        found = None if force else self.find(stage, key) or self._of_another(stage, key)
+        if found is not None:
             return found
         if force:
             shutil.rmtree(work.path, ignore_errors=True)
         _keep_only_checkpoint(work)
+        return None
+
+    def _of_another(self, stage: str, key: str) -> Artifact | None:
+        """The complete artifact of another recipe, taken into this store without a copy, or None."""
+        own = self.root / stage / key
+        for path in sorted(self.root.parent.glob(f"*/{stage}/{key}")):
+            if path == own or _damage(path) is not None:
+                continue
+            linked = own.with_name(f"{key}.linked")
+            for stale in (linked, own):
+                shutil.rmtree(stale, ignore_errors=True)
+            shutil.copytree(path, linked, copy_function=os.link)
+            linked.rename(own)
+            self.say(f"{stage}: the artifact of {path.parents[1]} is this one's too")
+            return self.find(stage, key)
         return None
 
     def _complete(self, work: Work, content: Mapping[str, Any]) -> Artifact:

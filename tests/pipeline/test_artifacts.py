@@ -1,6 +1,7 @@
 """Artifacts: complete or absent, found by key, rebuilt when damaged."""
 
 import json
+import shutil
 
 import pytest
 
@@ -48,6 +49,31 @@ def test_other_inputs_are_another_artifact_and_force_builds_again(store):
     store.make("demo", INPUTS, build, force=False)
     store.make("demo", {**INPUTS, "seed": 2}, build, force=False)
     store.make("demo", INPUTS, build, force=True)
+    assert build.calls == 3
+
+
+def test_what_another_recipe_made_is_not_made_again(tmp_path, store, said):
+    build = Builder()
+    other = Store(tmp_path / "other", said.append)
+    made = other.make("demo", INPUTS, build, force=False)
+    taken = store.make("demo", INPUTS, build, force=False)
+    assert (build.calls, taken.reused, taken.path) == (1, True, store.root / "demo" / made.path.name)
+    assert taken.manifest == made.manifest
+    assert str(other.root) in said[-1]
+    shutil.rmtree(other.root)
+    assert store.make("demo", INPUTS, build, force=False).file("data.bin").read_bytes() == b"content"
+    assert build.calls == 1
+
+
+def test_what_is_damaged_or_forced_is_not_taken_from_another_recipe(tmp_path, store, said):
+    build = Builder()
+    other = Store(tmp_path / "other", said.append)
+    made = other.make("demo", INPUTS, build, force=False)
+    store.make("demo", INPUTS, build, force=True)
+    assert build.calls == 2
+    edit(made.path)
+    edit(store.root / "demo" / made.path.name)
+    assert not store.make("demo", INPUTS, build, force=False).reused
     assert build.calls == 3
 
 
