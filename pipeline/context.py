@@ -26,7 +26,14 @@ from models.zoo import TEACHERS, build_student, build_teacher
 from pipeline import processes
 from pipeline.artifacts import Artifact, Store
 from pipeline.augment import Augmentation
-from pipeline.data import Dataset, Split, load_dataset, to_input, with_fewer_training_images
+from pipeline.data import (
+    Dataset,
+    Split,
+    load_dataset,
+    to_input,
+    with_fewer_training_images,
+    with_smaller_validation,
+)
 from pipeline.recipe import LabelSchedule, Recipe, Schedule
 from pipeline.tasks import TASKS, Task
 from pipeline.training import Precision, Settings
@@ -81,9 +88,11 @@ class Run:
             download=self.download,
             cache_dir=self.store.root.parent / "decoded",
         )
-        if data.train_images is None:
-            return whole
-        return with_fewer_training_images(whole, data.train_images, self.recipe.seed)
+        if data.validation_images is not None:
+            whole = with_smaller_validation(whole, data.validation_images, self.recipe.seed)
+        if data.train_images is not None:
+            whole = with_fewer_training_images(whole, data.train_images, self.recipe.seed)
+        return whole
 
     @property
     def task(self) -> Task:

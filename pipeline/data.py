@@ -155,6 +155,25 @@ def with_fewer_training_images(dataset: Dataset, count: int, seed: int = 0) -> D
     return replace(dataset, train=Split(train.images[kept], train.labels[kept]))
 
 
+def with_smaller_validation(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
+    """Return a data set that validates on `count` of its images, in proportion, and trains on the others.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    train, validation = dataset.train, dataset.validation
+    if count > len(validation):
+        raise InputError(
+            f"data.validation_images = {count}: dataset {dataset.name} has {len(validation)} to validate on"
+        )
+    kept = torch.zeros(len(validation), dtype=torch.bool)
+    kept[_chosen(validation, count, seed)] = True
+    images = torch.cat([train.images, validation.images[~kept]])
+    labels = torch.cat([train.labels, validation.labels[~kept]])
+    smaller = Split(validation.images[kept], validation.labels[kept])
+    return replace(dataset, train=Split(images, labels), validation=smaller)
+
+
 def _chosen(split: Split, count: int, seed: int) -> Tensor:
     """Indices of `count` samples; masks and boxes have no class to keep in proportion."""
     labels = split.labels if split.labels.ndim == 1 else torch.zeros(len(split))

@@ -79,12 +79,20 @@ class Augment(Section):
 
 
 class Data(Section):
-    """Which images, at which size the student sees them, and how many of them it trains on at most."""
+    """Which images, and at which size the student sees them.
+
+    train_images: it trains on so many at most. validation_images: so many watch it; the rest of the validation
+        split is for training too.
+    """
 
     dataset: str
     resolution: Annotated[int, Field(ge=8, le=512)]
     channels: Literal[1, 3] | None = None
     train_images: Annotated[int, Field(ge=2)] | None = None
+    # Left out of artifacts' keys where it says nothing.
+    validation_images: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, exclude_if=lambda value: value is None
+    )
     augment: Augment = Augment()
 
 

@@ -23,6 +23,7 @@ from pipeline.data import (
     to_input,
     to_int8,
     with_fewer_training_images,
+    with_smaller_validation,
 )
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=60)
@@ -245,3 +246,22 @@ def test_fewer_training_images_keep_the_classes_in_proportion():
     assert all(18 <= count <= 22 for count in few.train.labels.bincount())
     with pytest.raises(InputError, match=r"data\.train_images = 5000: dataset digits has 1147"):
         with_fewer_training_images(whole, 5000)
+
+
+def test_what_is_not_validated_on_is_trained_on():
+    whole = load_dataset("digits", resolution=8)
+    changed = with_smaller_validation(whole, 40)
+    assert (len(whole.validation), len(changed.validation)) == (150, 40)
+    assert torch.equal(changed.train.images[: len(whole.train)], whole.train.images)
+    assert all(3 <= count <= 5 for count in changed.validation.labels.bincount())
+
+    def rows(*splits):
+        return sorted(
+            (int(label), image.numpy().tobytes())
+            for split in splits
+            for image, label in zip(split.images, split.labels, strict=True)
+        )
+
+    assert rows(changed.train, changed.validation) == rows(whole.train, whole.validation)
+    with pytest.raises(InputError, match=r"data\.validation_images = 151: dataset digits has 150"):
+        with_smaller_validation(whole, 151)
