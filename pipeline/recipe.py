@@ -81,8 +81,8 @@ class Augment(Section):
 class Data(Section):
     """Which images, and at which size the student sees them.
 
-    train_images: it trains on so many at most. validation_images: so many watch it; the rest of the validation
-        split is for training too.
+    train_images: it trains on so many at most. validation_images: so many watch it, the other images of that
+        split are trained on too.
     """
 
     dataset: str
