@@ -9,16 +9,14 @@ the results. Processes with different students may run side by side. The second 
 plot of docs/distillation.md.
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from rows import Table, write_between
+from rows import Table, command
 
 HERE = Path(__file__).parent
 RECIPE, RESULTS = HERE / "distillation.toml", HERE / "distillation.jsonl"
-PAGE, PLOT = HERE.parent / "docs" / "distillation.md", HERE.parent / "docs" / "distillation.svg"
-BEGIN, END = "<!-- results: written by benchmarks/distillation.py -->", "<!-- end of results -->"
+PAGE = HERE.parent / "docs" / "distillation.md"
 TFLM_IMAGES = 1000
 
 
@@ -140,24 +138,5 @@ def overrides(student: str, row: str) -> list[str]:
 TABLE = Table(lambda student: RECIPE, overrides, tuple(STUDENTS), TITLES, RESULTS, TFLM_IMAGES)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", type=Path, help="folder with cifar10 and teachers")
-    parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS))
-    parser.add_argument("--rows", nargs="+", choices=TITLES, default=list(TITLES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/distillation"), help="where artifacts are kept"
-    )
-    parser.add_argument("--report", action="store_true", help="write docs/distillation.md's table and plot")
-    arguments = parser.parse_args()
-    if not arguments.report:
-        TABLE.fill(arguments.students, arguments.rows, arguments.seeds, arguments.data, arguments.out)
-        return
-    write_between(PAGE, BEGIN, END, TABLE.markdown())
-    TABLE.plot(PLOT, "CIFAR-10's test set")
-    print(TABLE.markdown())
-
-
 if __name__ == "__main__":
-    main()
+    command(TABLE, __doc__, PAGE, "distillation", [0, 1])

@@ -4,6 +4,7 @@ A training that is in the file with the same overrides is not done again, so a t
 time.
 """
 
+import argparse
 import json
 import statistics
 import time
@@ -145,6 +146,28 @@ class Table:
         figure.legend(loc="outside upper center", ncols=len(self.students))
         with plt.rc_context({"svg.hashsalt": "rows"}):
             figure.savefig(file, metadata={"Date": None})
+
+
+def command(table: Table, description: str, page: Path, what: str, seeds: Sequence[int]) -> None:
+    """Fill a table, or put it and its plot into a page of docs, as the command line says.
+
+    what: the benchmark's name, which its file, its plot and its place in the page have.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder with the images and the teachers")
+    parser.add_argument("--students", nargs="+", choices=table.students, default=list(table.students))
+    parser.add_argument("--rows", nargs="+", choices=table.titles, default=list(table.titles))
+    parser.add_argument("--seeds", nargs="+", type=int, default=seeds)
+    parser.add_argument("--out", type=Path, default=Path("runs") / what, help="where artifacts are kept")
+    parser.add_argument("--report", action="store_true", help=f"write the table and the plot of {page.name}")
+    arguments = parser.parse_args()
+    if not arguments.report:
+        table.fill(arguments.students, arguments.rows, arguments.seeds, arguments.data, arguments.out)
+        return
+    begin, end = f"<!-- {what}: written by benchmarks/{what}.py -->", f"<!-- end of {what} -->"
+    write_between(page, begin, end, table.markdown())
+    table.plot(page.with_name(f"{what}.svg"), "CIFAR-10's test set")
+    print(table.markdown())
 
 
 def mean(runs: Sequence[Result], field: str) -> float:

@@ -35,10 +35,12 @@ from pipeline.data import (
     with_smaller_validation,
 )
 from pipeline.recipe import LabelSchedule, Recipe, Schedule
+from pipeline.start import start_from_int8
 from pipeline.tasks import TASKS, Task
 from pipeline.training import Precision, Settings
 
 EVALUATION_BATCH = 256
+START_IMAGES = 2000  # that give a student from an int8 file its batch norms
 PRETRAINED = "pretrained"
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -146,18 +148,27 @@ class Run:
         return build_student(self.student_model, **self.student_arguments())
 
     def starting_student(self, seed: int) -> FeatureNetwork:
-        """Return the recipe's student as its training begins: from a seed, or from a larger network."""
+        """Return the recipe's student as its training begins.
+
+        Raises:
+            InputError, ModelError: the weights that it starts from are not there or not its own.
+        """
         student, start = self.new_student(seed), self.recipe.student.start
-        if start is not None:
+        if start is None:
+            return student
+        path = self.find_weights(start.weights)
+        if start.model is None:
+            start_from_int8(student, path, inputs_of(self.dataset.train, START_IMAGES))
+        else:
             source = self.new_teacher(start.model)
-            load_weights(source, self.weights_path(start.model, start.weights))
+            load_weights(source, path)
             select_weights(student, source)
         return student
 
     def start_hash(self) -> str | None:
         """Sha256 of the weights file that the student starts from."""
         start = self.recipe.student.start
-        return None if start is None else sha256_of(self.weights_path(start.model, start.weights))
+        return None if start is None else sha256_of(self.find_weights(start.weights))
 
     @property
     def student_model(self) -> str | Table:
@@ -252,8 +263,14 @@ class Run:
         Raises:
             InputError: it is in none of these places.
         """
-        if text == PRETRAINED:
-            return self._pretrained_path(name)
+        return self._pretrained_path(name) if text == PRETRAINED else self.find_weights(text)
+
+    def find_weights(self, text: str) -> Path:
+        """Find a file of weights: absolute, beside the recipe, or under the data folder.
+
+        Raises:
+            InputError: it is in none of these places.
+        """
         places = [Path(text).expanduser(), self.recipe_path.parent / text]
         if self.data_root is not None:
             places.append(self.data_root / text)

@@ -128,7 +128,7 @@ class LabelSchedule(Schedule):
 
 
 class Member(Section):
-    """A trained network: a member of an ensemble teacher, or what a student starts from."""
+    """One member of an ensemble teacher."""
 
     model: str
     weights: str
@@ -197,16 +197,35 @@ class StudentTable(Section):
         )
 
 
+class Start(Section):
+    """The network that a student's training starts from.
+
+    weights: an int8 .tflite file of the student itself, made before; or, with `model`, those of a trained
+        CIFAR ResNet that is nowhere smaller (see `models.weight_selection`).
+    """
+
+    model: str | None = None
+    weights: str
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.model is None) != self.weights.endswith(".tflite"):
+            raise ValueError(
+                "give a .tflite file of the student, or a larger network's 'model' and 'weights'"
+            )
+        return self
+
+
 class Student(Section):
     """The network that goes onto the device: one of the zoo, or `table` under a name of its own.
 
-    start: a trained CIFAR ResNet from which it takes its first weights (see `models.weight_selection`).
+    start: what it takes its first weights from, in place of chance.
     """
 
     model: str = "mobilenet-v2-tiny"
     table: StudentTable | None = None
     # Left out of artifacts' keys where it says nothing.
-    start: Member | None = Field(default=None, exclude_if=lambda value: value is None)
+    start: Start | None = Field(default=None, exclude_if=lambda value: value is None)
     strides: tuple[Literal[1, 2], ...] | None = None
     padding: Literal["same", "symmetric"] = "same"
 
@@ -445,8 +464,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _someone_to_learn_from(self) -> Self:
         distil = self.distil
-        if self.student.start is not None:
-            if self.teacher is None:
+        start = self.student.start
+        if start is not None:
+            if start.model is not None and self.teacher is None:
                 raise ValueError("student.start reads pixels as [teacher] says: give the recipe a [teacher]")
             if distil.netaug is not None or not isinstance(distil.scheme, OneTeacher):
                 raise ValueError("student.start goes with scheme 'teacher' without netaug")
@@ -559,7 +579,7 @@ def _check_names(recipe: Recipe, path: Path) -> None:
         lookup(BOARDS, recipe.board, "board")
         if recipe.student.table is None:
             lookup(STUDENTS, recipe.student.model, "student")
-        if recipe.student.start is not None:
+        if recipe.student.start is not None and recipe.student.start.model is not None:
             lookup(TEACHERS, recipe.student.start.model, "network")
         for name, _ in recipe.teacher.networks() if recipe.teacher else ():
             lookup(TEACHERS, name, "teacher")

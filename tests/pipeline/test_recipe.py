@@ -99,6 +99,10 @@ def test_defaults_and_overrides(tmp_path):
             MINIMAL + START.replace('"resnet20"', '"resnt20"'),
             "unknown network 'resnt20'; did you mean",
         ),
+        (
+            MINIMAL + START.replace("resnet20.th", "resnet8.tflite"),
+            "student.start: give a .tflite file of the student",
+        ),
         (MINIMAL + "netaug = {}\n" + START, "student.start goes with scheme 'teacher' without netaug"),
         (
             MINIMAL.replace(TEACHER, "") + START,

@@ -1,13 +1,19 @@
 """A student that starts from a trained network: what it is, what its artifact depends on, wrong use."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from export.errors import InputError
+from export.tflite_reader import read_tflite
+from export.tflite_writer import write_tflite
 from models.errors import ModelError
 from models.weight_selection import select_weights
 from pipeline.artifacts import artifact_key
-from pipeline.stages import STAGES, check_run, make_stage, open_run, stage_inputs
+from pipeline.context import inputs_of
+from pipeline.sizing import calibrated_tflite, noise, settle
+from pipeline.stages import STAGES, check_run, make_stage, open_run, run_stages, stage_inputs
 
 RECIPE = """
 [data]
@@ -77,3 +83,58 @@ def test_weights_that_are_not_there_or_do_not_fit_end_the_run_before_training(tm
     )
     with pytest.raises(ModelError, match="weights of another network"):
         check_run(run, "distil")
+
+
+INT8 = """
+[data]
+dataset = "digits"
+resolution = 16
+[student]
+model = "resnet8"
+[distil]
+epochs = 1
+learning_rate = 0.05
+[quantize]
+method = "ptq"
+"""
+
+
+def test_an_int8_student_trains_on_from_where_it_was(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(INT8)
+    run = open_run(path, (), data=None, out=tmp_path / "runs", download=False)
+    run_stages(run, last="tflite")
+    model = run.file("tflite", "model.tflite")
+    changes = (f"student.start.weights={model}", "distil.learning_rate=1e-9", "seed=7")
+    again = open_run(path, changes, data=None, out=tmp_path / "again", download=False)
+    images = next(inputs_of(again.dataset.test))
+    with torch.no_grad():
+        before = run.trained_student()(images)
+        start = again.starting_student(1).eval()(images)
+        float_error = (start - before).abs().mean() / before.std()
+    assert float_error < 0.05
+    run_stages(again, last="distil")
+    agree = again.trained_student()(images).argmax(1) == before.argmax(1)
+    assert agree.float().mean() > 0.95
+
+
+def test_an_int8_file_that_the_student_cannot_start_from(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(INT8)
+    run = open_run(path, (), data=None, out=tmp_path / "runs", download=False)
+    student, inputs = run.new_student(), noise(run.image_shape)
+    settle(student, inputs)
+    graph = read_tflite(calibrated_tflite(student, inputs, tmp_path / "student.onnx"))
+    image = graph.tensors[graph.inputs[0]]
+    shifted = replace(image, quantization=replace(image.quantization, zero_point=3))
+    wrong = replace(graph, tensors={**graph.tensors, image.name: shifted})
+    for content, changes, message in (
+        (b"not a model", (), "start.tflite"),
+        (write_tflite(wrong), (), "its input is not pixel - 128"),
+        (write_tflite(graph), ("student.model=mobilenet-v2-tiny",), "but the student has 53"),
+    ):
+        (tmp_path / "start.tflite").write_bytes(content)
+        changes = ("student.start.weights=start.tflite", *changes)
+        run = open_run(path, changes, data=None, out=tmp_path / "runs", download=False)
+        with pytest.raises(InputError, match=message):
+            check_run(run, "distil")

@@ -1,0 +1,92 @@
+"""A student in training again from its finished form, in which batch norm is folded into the convolutions."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.errors import ModelError
+from models.features import evaluating
+from models.lowering import lower
+from models.students import ConvNorm, Student
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What a convolution or linear layer does: weight (O, I, KH, KW) or (O, I), bias (O,), both float."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@torch.no_grad()
+def unfold(student: Student, layers: Sequence[Folded], batches: Iterable[Tensor]) -> bool:
+    """Give a student, in place, the weights of its folded self; return whether the classifier took them too.
+
+    Each batch norm gets the statistics that its input has on `batches`, and the scale and offset that take
+    them away again: in eval mode the student then computes what `layers` do, and it can be trained.
+    A classifier for other classes stays as it is.
+    layers: in execution order. batches: network inputs (N, C, H, W).
+
+    Raises:
+        ModelError: another number of layers, or a layer of another shape.
+    """
+    names = [step.name for step in lower(student) if hasattr(step.layer, "weight")]
+    if len(names) != len(layers):
+        raise ModelError(f"{len(layers)} layers with weights, but the student has {len(names)}")
+    norms: dict[nn.BatchNorm2d, Tensor] = {}  # and the bias that was folded from it
+    for name, folded in zip(names, layers, strict=True):
+        layer = student.get_submodule(name)
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        if layer is student.classifier and len(layer.weight) != len(folded.weight):
+            continue
+        if layer.weight.shape != folded.weight.shape:
+            shapes = f"{tuple(folded.weight.shape)}, the student's {tuple(layer.weight.shape)}"
+            raise ModelError(f"weights of another network: {name} is {shapes}")
+        layer.weight.copy_(folded.weight)
+        if layer.bias is not None:
+            layer.bias.copy_(folded.bias)
+            continue
+        block = student.get_submodule(name.rpartition(".")[0])
+        assert isinstance(block, ConvNorm)
+        block.norm.load_state_dict(_identity(block.norm, folded.bias), strict=False)
+        norms[block.norm] = folded.bias
+    for norm, (mean, variance) in _statistics(student, list(norms), batches).items():
+        gain = (variance + norm.eps).sqrt()
+        state = {"weight": gain, "bias": norms[norm] + mean, "running_mean": mean, "running_var": variance}
+        norm.load_state_dict(state, strict=False)
+    return len(student.classifier.weight) == len(layers[-1].weight)
+
+
+def _identity(norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, Tensor]:
+    """The state in which a batch norm adds a bias and nothing else."""
+    zeros, ones = torch.zeros_like(bias), torch.ones_like(bias)
+    return {"weight": ones, "bias": bias, "running_mean": zeros, "running_var": ones - norm.eps}
+
+
+def _statistics(
+    student: nn.Module, norms: Sequence[nn.BatchNorm2d], batches: Iterable[Tensor]
+) -> dict[nn.BatchNorm2d, tuple[Tensor, Tensor]]:
+    """Mean and variance of what each batch norm reads, over all batches."""
+    sums = {norm: torch.zeros(3, norm.num_features, dtype=torch.float64) for norm in norms}
+
+    def observe(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        x = inputs[0].double().cpu()
+        count = torch.full((norm.num_features,), x[:, 0].numel())
+        sums[norm] += torch.stack([count, x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+
+    hooks = [norm.register_forward_pre_hook(observe) for norm in norms]
+    try:
+        with evaluating(student):
+            for batch in batches:
+                student(batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = {}
+    for norm, (count, total, squares) in sums.items():
+        mean = total / count
+        found[norm] = mean.float(), (squares / count - mean.square()).clamp(min=0).float()
+    return found
