@@ -393,7 +393,8 @@ class Space(Section):
     """The students that `microstill search` draws from; see `pipeline.search.space`.
 
     strides: plans, each the stride of the stem and of every stage. The rest are what a stage may choose from:
-    widths are output channels, depths blocks; kernels and expansions are those of a MobileNet.
+    widths are output channels, depths blocks; kernels and expansions are those of a MobileNet, inners the
+    channels inside a block of a ResNet, percent of its output.
     """
 
     families: Annotated[tuple[Literal["mobilenet", "resnet"], ...], Field(min_length=1)]
@@ -405,6 +406,7 @@ class Space(Section):
     depths: Choices
     kernels: Annotated[tuple[Literal[3, 5, 7], ...], Field(min_length=1)] = (3,)
     expansions: Choices = (4,)
+    inners: Choices = (100,)
     heads: Annotated[tuple[Count, ...], Field(min_length=1)] = (0,)
 
 

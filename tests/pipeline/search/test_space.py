@@ -18,6 +18,7 @@ SPACE = Space(
     depths=(1, 2),
     kernels=(3, 5),
     expansions=(1, 2, 4),
+    inners=(10, 50, 100),
     heads=(0, 16),
 )
 
@@ -38,18 +39,21 @@ def test_every_draw_is_a_student_that_can_be_built(data):
     assert student(torch.zeros(1, 3, 16, 16)).shape == (1, 3)
     assert [table.stem_stride, *(row.stride for row in table.blocks if row.stride == 2)].count(2) == 2
     assert len(table.blocks) == chosen["depth1"] + chosen["depth2"]
-    assert table.blocks[-1].out == chosen["width2"]
+    assert table.blocks[0].out == chosen["width1"]
+    assert table.blocks[-1].out == max(chosen["width1"], chosen["width2"])
     if table.family == "mobilenet":
         expanded = chosen["expansion1"] * chosen["stem"] if chosen["expansion1"] > 1 else None
         assert table.blocks[0].mid == expanded
         assert table.head == (chosen["head"] or None)
     else:
-        assert all((row.mid, row.kernel) == (row.out, 3) for row in table.blocks)
+        inner = {10: {4: 1, 8: 1, 12: 1}, 50: {4: 2, 8: 4, 12: 6}, 100: {4: 4, 8: 8, 12: 12}}
+        assert table.blocks[-1].mid == inner[chosen["inner2"]][table.blocks[-1].out]
+        assert all(row.kernel == 3 for row in table.blocks)
 
 
 def test_the_first_student():
     table = first(SPACE)
-    assert describe(table) == "resnet 4, 4x1 /2, 4x1 /2"
+    assert describe(table) == "resnet 4, 4x1 i1 /2, 4x1 i1 /2"
 
 
 @pytest.mark.parametrize(
@@ -74,9 +78,14 @@ def test_the_first_student():
             StudentTable(
                 family="resnet",
                 stem=16,
-                blocks=(BlockRow(mid=16, out=16), BlockRow(mid=32, out=32, stride=2)),
+                blocks=(
+                    BlockRow(mid=16, out=16),
+                    BlockRow(mid=16, out=32, stride=2),
+                    BlockRow(mid=16, out=32),
+                    BlockRow(mid=32, out=32),
+                ),
             ),
-            "resnet 16, 16x1, 32x1 /2",
+            "resnet 16, 16x1, 32x2 i16 /2, 32x1",
         ),
     ],
 )
