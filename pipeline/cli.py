@@ -51,7 +51,23 @@ Override = Annotated[
 ]
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe's .toml file.")]
 Board = Annotated[str, typer.Option("--board", metavar="NAME", help="See 'microstill boards'.")]
-TfliteFile = Annotated[Path, typer.Argument(metavar="MODEL.tflite")]
+
+
+def _model(text: str) -> Path:
+    """A .tflite file, or that of a pretrained student of this name."""
+    if Path(text).suffix == ".tflite" or Path(text).exists():
+        return Path(text)
+    from pipeline.pretrained import find_model
+
+    return find_model(text)[0]
+
+
+TfliteFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL", help="An int8 .tflite, or the name of a pretrained student.", parser=_model
+    ),
+]
 
 
 @app.command()
@@ -300,7 +316,11 @@ def flash(
     board: Annotated[str, typer.Option("--board", metavar="NAME", help="See 'microstill boards'.")],
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="An int8 .tflite; that of the newest complete run if not given."),
+        typer.Option(
+            metavar="MODEL",
+            help="An int8 .tflite or a pretrained student; that of the newest complete run if not given.",
+            parser=_model,
+        ),
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="RECIPE", help="The model of this recipe's last complete run.")
@@ -465,7 +485,8 @@ def bench(
         typer.Option("--recipe", metavar="RECIPE", help="Bench its last complete run with its test set."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option("--model", metavar="MODEL.tflite", help="Bench this, with --images.")
+        Path | None,
+        typer.Option("--model", metavar="MODEL", help="Bench this, with --images.", parser=_model),
     ] = None,
     images: Annotated[
         Path | None,
