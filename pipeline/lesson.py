@@ -85,6 +85,10 @@ def plan_outputs(run: Run) -> TeacherOutputs:
         return TeacherOutputs(asked=False, stored=False, views=0, taps=())
     if recipe.netaug is not None and "weights" in lesson.needs:
         raise InputError("weights change places under NetAug: leave out distil.netaug or weight_l2")
+    if recipe.branches and "weights" in lesson.needs:
+        raise InputError(
+            "with branches a kernel is not what it will be: leave out distil.branches or weight_l2"
+        )
     lesson.connect(run.starting_student(run.student_seed), teacher)
     asked = teacher is not None and "teacher" in lesson.needs
     views = _views_shown(run)

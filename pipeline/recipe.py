@@ -331,6 +331,8 @@ Scheme = Annotated[OneTeacher | BornAgain | Mutual | NativeEnsemble | OwnTeacher
 class Distil(LabelSchedule):
     """How the student is trained: label loss + objectives, who teaches, with or without NetAug.
 
+    branches: kernels beside each k x k kernel, which are one with it on the device: of its middle `point`,
+        `row` and `column` (see `models.reparameterization`).
     seed: of the student's start and the order of its images; None is the recipe's.
     teacher_outputs: `stored` keeps them on disk, which needs a fixed number of views; `auto` does so where it
         is possible and takes at most `store_gigabytes`.
@@ -340,6 +342,8 @@ class Distil(LabelSchedule):
     objectives: tuple[ObjectiveTerm, ...] = ()
     scheme: Scheme = OneTeacher()
     netaug: Annotated[NetAug | None, BeforeValidator(_switch)] = None
+    # Left out of artifacts' keys where it says nothing.
+    branches: tuple[Literal["point", "row", "column"], ...] = Field((), exclude_if=lambda value: not value)
     seed: int | None = None
     teacher_outputs: Literal["auto", "live", "stored"] = "auto"
     store_gigabytes: Positive = 8.0
@@ -361,7 +365,12 @@ class Distil(LabelSchedule):
         for term in self.objectives if self.compile else ():
             if term.name in OBJECTIVES and "student gradient" in OBJECTIVES[term.name].needs:
                 raise ValueError(f"objective '{term.name}' differentiates twice: leave out 'compile'")
-        if self.netaug is not None and isinstance(self.scheme, NativeEnsemble | OwnTeacher):
+        if len(set(self.branches)) < len(self.branches):
+            raise ValueError(f"each of distil.branches may be there once, not {list(self.branches)}")
+        headed = isinstance(self.scheme, NativeEnsemble | OwnTeacher)
+        if self.branches and (headed or self.netaug is not None):
+            raise ValueError("branches go with scheme 'teacher', 'born_again' or 'mutual' without netaug")
+        if headed and self.netaug is not None:
             raise ValueError(
                 f"netaug goes with scheme 'teacher', 'born_again' or 'mutual', not with '{self.scheme.name}'"
             )

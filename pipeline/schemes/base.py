@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from models.branches import NativeEnsemble, SelfTaught
 from models.features import FeatureNetwork
 from models.netaug import SuperNetwork, reestimate_batch_norm
+from models.reparameterization import with_branches, without_branches
+from models.students import Student
 from models.teachers import EnsembleTeacher
 from pipeline.artifacts import Work
 from pipeline.context import Run, inputs_of
@@ -39,7 +41,11 @@ class Learner:
     def __init__(self, run: Run, seed: int) -> None:
         self.run, self.netaug = run, run.recipe.distil.netaug
         if self.netaug is None:
-            self.network = run.place(run.starting_student(seed))
+            student = run.starting_student(seed)
+            if run.recipe.distil.branches:
+                assert isinstance(student, Student)  # as are all of the zoo
+                student = with_branches(student, run.recipe.distil.branches)
+            self.network = run.place(student)
             return
         torch.manual_seed(seed)
         self.network = run.place(
@@ -80,7 +86,10 @@ class Learner:
         return True
 
     def base(self) -> FeatureNetwork:
-        """Return what goes onto the device: NetAug's leading slice with its own batch-norm statistics."""
+        """Return what goes onto the device: no branches; NetAug's leading slice with its own statistics."""
+        if self.run.recipe.distil.branches:
+            assert isinstance(self.network, Student)
+            return self.run.place(without_branches(self.network))
         if self.netaug is None or not isinstance(self.network, SuperNetwork):
             return self.network
         base = self.run.place(self.network.export_base())

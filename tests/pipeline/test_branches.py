@@ -1,0 +1,68 @@
+"""Branches in training: what is kept is the plain student, all the way to int8."""
+
+import json
+
+import pytest
+import torch
+
+from export.errors import InputError
+from pipeline.schemes.base import validate
+from pipeline.stages import check_run, open_run, run_stages
+
+RECIPE = """
+[data]
+dataset = "digits"
+resolution = 8
+channels = 1
+[student]
+model = "resnet8"
+[distil]
+epochs = 2
+batch_size = 64
+learning_rate = 0.05
+branches = ["point", "row", "column"]
+[quantize]
+epochs = 1
+batch_size = 64
+"""
+TEACHER = '\n[teacher]\nmodel = "resnet20"\nschedule = { epochs = 1 }\n'
+
+
+def opened(tmp_path, *overrides, text=RECIPE):
+    path = tmp_path / "small.toml"
+    path.write_text(text)
+    return open_run(path, overrides, data=None, out=tmp_path / "runs", download=False)
+
+
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_the_student_is_what_was_validated_and_goes_to_int8(tmp_path, ema):
+    run = opened(tmp_path, f"distil.ema={ema}")
+    run_stages(run, last="tflite")
+    student = run.trained_student()
+    history = json.loads(run.file("distil", "history.json").read_text())
+    assert validate(run, student) == history[-1]["validation_top1"] > 20
+    assert student.state_dict().keys() == run.new_student().state_dict().keys()
+
+
+def test_branches_change_what_is_learned(tmp_path):
+    weights = []
+    for overrides in ((), ("distil.branches=[]",), ('distil.branches=["point"]',)):
+        run = opened(tmp_path, *overrides)
+        run_stages(run, last="distil")
+        weights.append(run.trained_student().classifier.weight)
+    assert not any(torch.equal(weights[a], weights[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("distil.netaug=true",), "branches go with scheme"),
+        (('distil.scheme={ name = "one" }',), "branches go with scheme"),
+        (('distil.branches=["point", "point"]',), "may be there once"),
+        (('distil.branches=["corner"]',), "'point', 'row' or 'column'"),
+        (('distil.objectives=[{ name = "weight_l2" }]',), "leave out distil.branches or weight_l2"),
+    ],
+)
+def test_wrong_use_is_one_line_before_training(tmp_path, overrides, message):
+    with pytest.raises(InputError, match=message):
+        check_run(opened(tmp_path, *overrides, text=RECIPE + TEACHER), "distil")
