@@ -53,12 +53,25 @@ class Conv2d(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with other weights of the same kernel size: a leading slice, or fake-quantised ones."""
-        left, right, top, bottom = self.pads(x.shape[2], x.shape[3])
+        pads = self.pads(x.shape[2], x.shape[3])
         groups = 1 if self.groups == 1 else weight.shape[0]
-        if left == right and top == bottom:
-            return functional.conv2d(x, weight, bias, self.stride, (top, left), 1, groups)
-        padded = functional.pad(x, (left, right, top, bottom))
-        return functional.conv2d(padded, weight, bias, self.stride, 0, 1, groups)
+        return padded_conv2d(x, weight, bias, stride=self.stride[0], groups=groups, pads=pads)
+
+
+def padded_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    stride: int,
+    groups: int,
+    pads: tuple[int, int, int, int],
+) -> Tensor:
+    """Convolve with zeros (left, right, top, bottom) around the map; negative ones take pixels off."""
+    left, right, top, bottom = pads
+    if left == right and top == bottom:
+        return functional.conv2d(x, weight, bias, stride, (top, left), 1, groups)
+    return functional.conv2d(functional.pad(x, pads), weight, bias, stride, 0, 1, groups)
 
 
 def initialise(module: nn.Module) -> None:

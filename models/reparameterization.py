@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import Conv2d
+from models.layers import Conv2d, padded_conv2d
 from models.students import PLAIN, ConvNorm, Student
 
 Kind = Literal["point", "row", "column"]
@@ -46,10 +46,13 @@ class Branch(nn.Module):
         """
         left, right, top, bottom = pads
         if self.rows == 1:
-            x, top, bottom = x[:, :, middle - top :], 0, 0
+            top, bottom = top - middle, 0  # negative: rows left out
         if self.columns == 1:
-            x, left, right = x[:, :, :, middle - left :], 0, 0
-        return self.norm(self.conv(functional.pad(x, (left, right, top, bottom))))
+            left, right = left - middle, 0
+        conv, pads = self.conv, (left, right, top, bottom)
+        return self.norm(
+            padded_conv2d(x, conv.weight, None, stride=conv.stride[0], groups=conv.groups, pads=pads)
+        )
 
 
 class BranchedConvNorm(ConvNorm):
