@@ -1,4 +1,4 @@
-"""Distillation and Network Augmentation, alone and together, then PTQ against QAT: three seeds a row.
+"""Distillation, Network Augmentation and branches, alone and together, then PTQ against QAT: three seeds a row.
 
     python benchmarks/ablation.py --data DIR [--rows alone kd] [--seeds 0 1 2]
     python benchmarks/ablation.py --report
@@ -23,6 +23,7 @@ KD = (
     "distil.label_weight=0.0156",
 )
 NETAUG = ("distil.netaug={}",)
+BRANCHES = ('distil.branches=["point", "row", "column"]',)
 QAT = ('quantize.method="qat"',)
 # Row -> (what it is, overrides of the recipe). PTQ where nothing else is said.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -30,6 +31,13 @@ ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "kd": ("KD", KD),
     "netaug": ("NetAug", NETAUG),
     "netaug_kd": ("NetAug + KD", (*KD, *NETAUG)),
+    "netaug_narrow": (
+        "NetAug, at most 1.4 times as wide",
+        ("distil.netaug={width_factors=[1.0, 1.2, 1.4], expand_factors=[1.0, 1.2, 1.4]}",),
+    ),
+    "netaug_light": ("NetAug, weight 0.3", ("distil.netaug={weight=0.3}",)),
+    "branches": ("branches", BRANCHES),
+    "branches_kd": ("branches + KD", (*KD, *BRANCHES)),
     "kd_qat": ("KD, QAT", (*KD, *QAT)),
     "netaug_kd_qat": ("NetAug + KD, QAT", (*KD, *NETAUG, *QAT)),
 }
