@@ -1,4 +1,4 @@
-"""Distillation, Network Augmentation and branches, alone and together, then PTQ against QAT: three seeds a row.
+"""Distillation, Network Augmentation and branches, alone and together, then PTQ and QAT: three seeds a row.
 
     python benchmarks/ablation.py --data DIR [--rows alone kd] [--seeds 0 1 2]
     python benchmarks/ablation.py --report
