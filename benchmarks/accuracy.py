@@ -23,12 +23,9 @@ from pipeline.evaluate import evaluate
 from pipeline.pretrained import Card, read_cards
 
 HERE = Path(__file__).parent
-PAGE, PLOT, RESULTS = (
-    HERE.parent / "docs" / "accuracy.md",
-    HERE.parent / "docs" / "accuracy.svg",
-    HERE / "accuracy.json",
-)
+RESULTS, PAGE = HERE / "accuracy.json", HERE.parent / "docs" / "accuracy.md"
 BEGIN, END = "<!-- accuracy: written by benchmarks/accuracy.py -->", "<!-- end of accuracy -->"
+DATASET = "cifar10"
 REFERENCE = "tflite/ic_resnet8_int8.tflite"
 
 
@@ -37,7 +34,6 @@ class Row:
     """A model in the table; float top-1, epochs and hours are None where they are not known."""
 
     name: str
-    dataset: str
     parameters: int | None
     macs: int
     sram_bytes: int
@@ -53,7 +49,6 @@ def of_card(card: Card) -> Row:
     training = {stage: used for stage, used in card.training.items() if used["epochs"] and stage != "teacher"}
     return Row(
         name=card.name,
-        dataset=card.dataset["name"],
         parameters=card.parameters,
         macs=card.macs,
         sram_bytes=card.engine["sram_bytes"],
@@ -68,12 +63,11 @@ def of_card(card: Card) -> Row:
 def measure_reference(data: Path) -> Row:
     """Top-1 on the whole test set and what the engine takes."""
     path = data / REFERENCE
-    found = evaluate(str(path), data=data, dataset="cifar10", limit=None, processes=1)
+    found = evaluate(str(path), data=data, dataset=DATASET, limit=None, processes=1)
     measured = measure(path.read_bytes(), CORES[REFERENCE_CORE])
     graph = read_tflite(path.read_bytes())
     return Row(
         name="MLPerf Tiny's ResNet-8",
-        dataset="cifar10",
         parameters=None,
         macs=sum(macs(graph, operator) for operator in graph.operators),
         sram_bytes=measured.sram_bytes,
@@ -132,10 +126,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.report:
         reference = Row(**json.loads(RESULTS.read_text()))
-        rows = [reference, *map(of_card, read_cards().values())]
+        cards = [card for card in read_cards().values() if card.dataset["name"] == DATASET]
+        rows = [reference, *map(of_card, cards)]
         write_between(PAGE, BEGIN, END, markdown(rows))
         plot(rows, PAGE.with_suffix(".svg"))
         print(markdown(rows))
+    elif arguments.data is None:
+        parser.error("give --data DIR, or --report")
     else:
         RESULTS.write_text(json.dumps(asdict(measure_reference(arguments.data)), indent=1) + "\n")
 

@@ -107,7 +107,8 @@ def with_branches(student: AnyStudent, kinds: Sequence[Kind]) -> AnyStudent:
 def without_branches(student: AnyStudent) -> AnyStudent:
     """Return the plain student, on the CPU, that computes in eval mode what one with branches does."""
     plain = student.rebuilt(student.table, PLAIN)
-    state = {name: value for name, value in student.state_dict().items() if name in plain.state_dict()}
+    names = plain.state_dict().keys()
+    state = {name: value for name, value in student.state_dict().items() if name in names}
     for name, layer in student.named_modules():
         if isinstance(layer, BranchedConvNorm):
             state |= {f"{name}.{key}": value for key, value in layer.fused().items()}

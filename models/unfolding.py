@@ -8,16 +8,22 @@ from torch import Tensor, nn
 
 from models.errors import ModelError
 from models.features import evaluating
+from models.int8_layers import Convolution, WeightedLayer
 from models.lowering import lower
 from models.students import ConvNorm, Student
 
 
 @dataclass(frozen=True)
 class Folded:
-    """What a convolution or linear layer does: weight (O, I, KH, KW) or (O, I), bias (O,), both float."""
+    """What a convolution or linear layer does: weight (O, I, KH, KW) or (O, I), bias (O,), both float.
+
+    stride: of a convolution. padded: whether it strides over a map with zeros on both sides, unlike SAME.
+    """
 
     weight: Tensor
     bias: Tensor
+    stride: int = 1
+    padded: bool = False
 
 
 @torch.no_grad()
@@ -30,14 +36,16 @@ def unfold(student: Student, layers: Sequence[Folded], batches: Iterable[Tensor]
     layers: in execution order. batches: network inputs (N, C, H, W).
 
     Raises:
-        ModelError: another number of layers, or a layer of another shape.
+        ModelError: another number of layers, or a layer of another shape, stride or padding.
     """
-    names = [step.name for step in lower(student) if hasattr(step.layer, "weight")]
-    if len(names) != len(layers):
-        raise ModelError(f"{len(layers)} layers with weights, but the student has {len(names)}")
+    steps = [step for step in lower(student) if isinstance(step.layer, WeightedLayer)]
+    if len(steps) != len(layers):
+        raise ModelError(f"{len(layers)} layers with weights, but the student has {len(steps)}")
     norms: dict[nn.BatchNorm2d, Tensor] = {}  # and the bias that was folded from it
-    for name, folded in zip(names, layers, strict=True):
-        layer = student.get_submodule(name)
+    for step, folded in zip(steps, layers, strict=True):
+        name, layer = step.name, student.get_submodule(step.name)
+        if isinstance(step.layer, Convolution) and _strides(step.layer) != (folded.stride, folded.padded):
+            raise ModelError(f"another network: {name} has another stride, or padding where it strides")
         assert isinstance(layer, nn.Conv2d | nn.Linear)
         if layer is student.classifier and len(layer.weight) != len(folded.weight):
             continue
@@ -57,6 +65,11 @@ def unfold(student: Student, layers: Sequence[Folded], batches: Iterable[Tensor]
         state = {"weight": gain, "bias": norms[norm] + mean, "running_mean": mean, "running_var": variance}
         norm.load_state_dict(state, strict=False)
     return len(student.classifier.weight) == len(layers[-1].weight)
+
+
+def _strides(layer: Convolution) -> tuple[int, bool]:
+    stride = layer.stride[0]
+    return stride, stride > 1 and any(layer.explicit_pads or ())
 
 
 def _identity(norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, Tensor]:

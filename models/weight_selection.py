@@ -5,6 +5,8 @@ The student takes the first blocks of each stage and, where it is narrower, the 
 padding of the larger network it computes the same.
 """
 
+import operator
+
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,7 @@ def select_weights(student: nn.Module, source: Teacher) -> None:
 
     Raises:
         ModelError: the student is no ResNet or `source` no CIFAR ResNet, or the student has other classes,
-            more stages, more blocks in a stage, more channels, or kernels that are not 3x3.
+            another number of stages, more blocks in one, more channels, or kernels that are not 3x3.
     """
     network = source.network
     if not isinstance(student, ResNet) or not isinstance(network, CifarResNet):
@@ -36,15 +38,16 @@ def select_weights(student: nn.Module, source: Teacher) -> None:
             f" {network.linear.out_features} classes"
         )
     stages = _stages(student)
+    depths, most = [len(numbers) for numbers in stages], [len(layer) for layer in network.layers]
+    if len(depths) != len(most) or 0 in depths or any(map(operator.gt, depths, most)):
+        raise ModelError(
+            f"stages of {depths} blocks: a student that starts from another network has {len(most)} stages of"
+            f" {most} blocks at most, and strides where they begin but the first"
+        )
     larger = [
         [block for block in layer[: len(numbers)] if isinstance(block, CifarBlock)]
-        for layer, numbers in zip(network.layers, stages, strict=False)
+        for layer, numbers in zip(network.layers, stages, strict=True)
     ]
-    if list(map(len, stages)) != list(map(len, larger)):
-        raise ModelError(
-            f"stages of {list(map(len, stages))} blocks: a student that starts from another network has"
-            f" {list(map(len, network.layers))} at most"
-        )
 
     weights = [torch.stack([block.bn2.weight.abs() for block in blocks]).sum(0) for blocks in larger]
     weights[0] += network.bn1.weight.abs()  # the stem and the first stage add to the same channels
@@ -109,7 +112,7 @@ def _block(name: str, block: CifarBlock, kept: Tensor, mid: int | None, out: Ten
 
 
 def _norm(name: str, norm: nn.BatchNorm2d, kept: Tensor, epsilon: float) -> State:
-    """A batch norm of the channels `kept` that divides by the same, with another epsilon."""
+    """A batch norm of the channels `kept` that divides by the same; its own epsilon is the least."""
     state = {f"{name}.{key}": value[kept] for key, value in norm.state_dict().items() if value.ndim}
     variance = state[f"{name}.running_var"] + norm.eps - epsilon
     return {**state, f"{name}.running_var": variance.clamp(min=0)}

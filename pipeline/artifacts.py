@@ -177,17 +177,22 @@ class Store:
 
     def _of_another(self, stage: str, key: str) -> Artifact | None:
         """The complete artifact of another recipe, taken into this store without a copy, or None."""
-        own = self.root / stage / key
+        own, linked = self.root / stage / key, self.root / stage / f"{key}.linked"
         for path in sorted(self.root.parent.glob(f"*/{stage}/{key}")):
-            if path == own or _damage(path) is not None:
+            if path == own:
                 continue
-            linked = own.with_name(f"{key}.linked")
-            for stale in (linked, own):
-                shutil.rmtree(stale, ignore_errors=True)
-            shutil.copytree(path, linked, copy_function=os.link)
+            try:
+                if _damage(path) is not None:
+                    continue
+                shutil.rmtree(linked, ignore_errors=True)
+                shutil.copytree(path, linked, copy_function=os.link)
+            except OSError:  # another file system, or one without links: it is built
+                shutil.rmtree(linked, ignore_errors=True)
+                continue
+            shutil.rmtree(own, ignore_errors=True)
             linked.rename(own)
             self.say(f"{stage}: the artifact of {path.parents[1]} is this one's too")
-            return self.find(stage, key)
+            return Artifact(own, json.loads((own / "manifest.json").read_text()), reused=True)
         return None
 
     def _complete(self, work: Work, content: Mapping[str, Any]) -> Artifact:

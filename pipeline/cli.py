@@ -55,7 +55,7 @@ Board = Annotated[str, typer.Option("--board", metavar="NAME", help="See 'micros
 
 def _model(text: str) -> Path:
     """A .tflite file, or that of a pretrained student of this name."""
-    if Path(text).suffix == ".tflite" or Path(text).exists():
+    if Path(text).suffix == ".tflite" or Path(text).is_file():
         return Path(text)
     from pipeline.pretrained import find_model
 

@@ -29,6 +29,7 @@ from pipeline.augment import Augmentation
 from pipeline.data import (
     Dataset,
     Split,
+    calibration_images,
     load_dataset,
     to_input,
     with_fewer_training_images,
@@ -158,7 +159,8 @@ class Run:
             return student
         path = self.find_weights(start.weights)
         if start.model is None:
-            start_from_int8(student, path, inputs_of(self.dataset.train, START_IMAGES))
+            images = calibration_images(self.dataset, START_IMAGES, self.recipe.seed)
+            start_from_int8(student, path, map(to_input, images.split(EVALUATION_BATCH)))
         else:
             source = self.new_teacher(start.model)
             load_weights(source, path)

@@ -158,6 +158,8 @@ def with_fewer_training_images(dataset: Dataset, count: int, seed: int = 0) -> D
 def with_smaller_validation(dataset: Dataset, count: int, seed: int = 0) -> Dataset:
     """Return a data set that validates on `count` of its images, in proportion, and trains on the others.
 
+    The training split is then in memory, also that of a folder, which is mapped from a file otherwise.
+
     Raises:
         InputError: there are fewer.
     """

@@ -76,8 +76,7 @@ def plan_outputs(run: Run) -> TeacherOutputs:
     Raises:
         InputError: something is for another task, an objective needs a teacher and there is none, or the
             outputs cannot be stored as asked.
-        ModelError: a network lacks what an objective needs, such as a tap, or the student cannot start from
-            the network that it should.
+        ModelError: a network lacks what an objective needs, such as a tap.
     """
     require_task(run)
     recipe, lesson, teacher = run.recipe.distil, new_lesson(run), run.untrained_teacher()
@@ -89,7 +88,7 @@ def plan_outputs(run: Run) -> TeacherOutputs:
         raise InputError(
             "with branches a kernel is not what it will be: leave out distil.branches or weight_l2"
         )
-    lesson.connect(run.starting_student(run.student_seed), teacher)
+    lesson.connect(run.new_student(), teacher)
     asked = teacher is not None and "teacher" in lesson.needs
     views = _views_shown(run)
     reason = _why_live(run, lesson, teacher, views) if asked else None

@@ -479,6 +479,8 @@ class Recipe(Section):
         if start is not None:
             if start.model is not None and self.teacher is None:
                 raise ValueError("student.start reads pixels as [teacher] says: give the recipe a [teacher]")
+            if self.search is not None:
+                raise ValueError("a search's students start from their seeds: leave out student.start")
             if distil.netaug is not None or not isinstance(distil.scheme, OneTeacher):
                 raise ValueError("student.start goes with scheme 'teacher' without netaug")
         alone = self.teacher is None and isinstance(distil.scheme, BornAgain)

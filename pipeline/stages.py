@@ -57,7 +57,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "teacher",
         "train or load the teacher",
-        1,
+        2,
         train_stages.build_teacher,
         ("data", "teacher"),
         also=Run.weights_hashes,

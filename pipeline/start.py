@@ -48,6 +48,7 @@ def start_from_int8(student: FeatureNetwork, path: Path, batches: Iterable[Tenso
 def folded_layers(graph: Graph) -> list[Folded]:
     """Real-valued weights and biases of an int8 graph, in execution order and in torch's layout."""
     layers = []
+    padded = {name for operator in graph.operators if operator.kind == "PAD" for name in operator.outputs}
     for operator in graph.operators:
         if operator.kind not in WEIGHTED:
             continue
@@ -64,5 +65,7 @@ def folded_layers(graph: Graph) -> list[Folded]:
         for each in biases:
             assert each.data is not None
             bias = torch.from_numpy(each.data.astype(np.float32)) * scale * float(image.quantization.scale[0])
-        layers.append(Folded(kernel.contiguous(), bias))
+        stride = operator.options.get("stride", (1, 1))
+        assert isinstance(stride, tuple)
+        layers.append(Folded(kernel.contiguous(), bias, stride[0], operator.inputs[0] in padded))
     return layers

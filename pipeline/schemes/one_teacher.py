@@ -7,8 +7,9 @@ from pipeline.schemes.base import Taught, teach_one
 
 
 def check(run: Run) -> None:
-    """Find wrong use before anything is trained; see `plan_outputs` for what it raises."""
+    """Find wrong use before anything is trained; see `plan_outputs` and `Run.starting_student` for errors."""
     plan_outputs(run)
+    run.starting_student(run.student_seed)
 
 
 def teach(run: Run, work: Work) -> Taught:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -24,7 +26,11 @@ def trained(name, classes=10):
 
 def folded(student):
     layers = [step.layer for step in lower(student) if hasattr(step.layer, "weight")]
-    return [Folded(layer.weight.detach(), layer.bias.detach()) for layer in layers]
+    strides = [getattr(layer, "stride", (1, 1))[0] for layer in layers]
+    return [
+        Folded(layer.weight.detach(), layer.bias.detach(), stride)
+        for layer, stride in zip(layers, strides, strict=True)
+    ]
 
 
 def fresh(name, classes=10):
@@ -74,6 +80,12 @@ def test_another_network():
     layers = folded(trained("resnet8"))
     with pytest.raises(ModelError, match="10 layers with weights, but the student has 53"):
         unfold(fresh("mobilenet-v2-tiny"), layers, [])
+    strided = replace(layers[0], stride=2)
+    with pytest.raises(ModelError, match=r"stem\.conv has another stride"):
+        unfold(fresh("resnet8"), [strided, *layers[1:]], [])
+    symmetric = build_student("resnet8", classes=10, resolution=32, padding="symmetric")
+    with pytest.raises(ModelError, match=r"block2\.conv1\.conv has another stride, or padding"):
+        unfold(symmetric, layers, [])
     wrong = [Folded(layers[0].weight[:, :1], layers[0].bias), *layers[1:]]
     with pytest.raises(ModelError, match=r"stem\.conv is \(16, 1, 3, 3\), the student's \(16, 3, 3, 3\)"):
         unfold(fresh("resnet8"), wrong, [])

@@ -126,7 +126,9 @@ def test_a_grey_student_sums_the_colours():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: student(table(depths=(3, 4, 3))), "\\[3, 4, 3\\] blocks.* \\[3, 3, 3\\] at most"),
+        (lambda: student(table(depths=(3, 4, 3))), "\\[3, 4, 3\\] blocks.* \\[3, 3, 3\\] blocks at most"),
+        (lambda: student(table((16, 32), (3, 3), mids=(None, None))), "\\[3, 3\\] blocks.* 3 stages"),
+        (lambda: student(table(depths=(0, 3, 3))), "\\[0, 3, 3\\] blocks"),
         (lambda: student(table(widths=(16, 32, 72))), "72 channels.* 64 at most"),
         (lambda: student(table(mids=(None, 40, None))), "40 channels.* 32 at most"),
         (lambda: student(table(kernel=5)), "3x3 kernels"),

@@ -1,5 +1,6 @@
 """Artifacts: complete or absent, found by key, rebuilt when damaged."""
 
+import errno
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import pytest
 
 from export.errors import ResourceMissing
 from export.files import write_atomic
-from pipeline.artifacts import Store, Work
+from pipeline.artifacts import Store, Work, artifact_key
 
 INPUTS = {"stage": "demo", "seed": 1}
 
@@ -63,6 +64,28 @@ def test_what_another_recipe_made_is_not_made_again(tmp_path, store, said):
     shutil.rmtree(other.root)
     assert store.make("demo", INPUTS, build, force=False).file("data.bin").read_bytes() == b"content"
     assert build.calls == 1
+
+
+def test_forcing_one_leaves_the_other_as_it_was(tmp_path, store, said):
+    other = Store(tmp_path / "other", said.append)
+    made = other.make("demo", INPUTS, Builder(), force=False)
+    store.make("demo", INPUTS, Builder(), force=False)
+    store.make("demo", INPUTS, Builder(b"changed"), force=True)
+    assert made.file("data.bin").read_bytes() == b"content"
+    assert other.make("demo", INPUTS, Builder(), force=False).reused
+
+
+def test_where_there_are_no_links_it_is_built(tmp_path, store, said, monkeypatch):
+    Store(tmp_path / "other", said.append).make("demo", INPUTS, Builder(), force=False)
+
+    def refuse(*_, **__):
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr("os.link", refuse)
+    build = Builder()
+    assert not store.make("demo", INPUTS, build, force=False).reused
+    assert build.calls == 1
+    assert [path.name for path in (store.root / "demo").iterdir()] == [artifact_key(INPUTS)]
 
 
 def test_what_is_damaged_or_forced_is_not_taken_from_another_recipe(tmp_path, store, said):

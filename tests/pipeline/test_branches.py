@@ -54,6 +54,21 @@ def test_branches_change_what_is_learned(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "further",
+    [
+        'distil.scheme={ name = "born_again", generations = 1 }',
+        'distil.scheme={ name = "mutual", peers = ["resnet8"] }',
+        "distil.precision=bfloat16",
+    ],
+)
+def test_other_ways_to_train_keep_the_plain_student_too(tmp_path, further):
+    run = opened(tmp_path, further, "distil.epochs=1")
+    run_stages(run, last="distil")
+    history = json.loads(run.file("distil", "history.json").read_text())
+    assert validate(run, run.trained_student()) == history[-1]["validation_top1"]
+
+
+@pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("distil.netaug=true",), "branches go with scheme"),

@@ -33,6 +33,12 @@ START = """
 model = "resnet8"
 start = { model = "resnet20", weights = "resnet20.th" }
 """
+SEARCH = """
+[search]
+sram_bytes = 40_000
+flash_bytes = 100_000
+space = { families = ["resnet"], stems = [8], strides = [[1, 2]], widths = [8], depths = [1] }
+"""
 
 
 def write(tmp_path, text):
@@ -103,6 +109,7 @@ def test_defaults_and_overrides(tmp_path):
             MINIMAL + START.replace("resnet20.th", "resnet8.tflite"),
             "student.start: give a .tflite file of the student",
         ),
+        (MINIMAL + START + SEARCH, "leave out student.start"),
         (MINIMAL + "netaug = {}\n" + START, "student.start goes with scheme 'teacher' without netaug"),
         (
             MINIMAL.replace(TEACHER, "") + START,

@@ -58,6 +58,19 @@ def test_training_starts_from_the_larger_network(tmp_path):
         torch.testing.assert_close(parameter, trained[name], rtol=0, atol=1e-5)
 
 
+def test_its_artifact_depends_on_the_pixels_that_the_larger_network_saw(tmp_path):
+    write_weights(tmp_path, seed=5)
+    path = tmp_path / "mine.toml"
+    path.write_text(RECIPE.replace("schedule = { epochs = 1 }\n", 'weights = "start.pt"\n'))
+    keys = []
+    for mean in (0.4, 0.5):
+        run = open_run(path, (f"teacher.mean=[{mean}]",), data=None, out=tmp_path / "runs", download=False)
+        for stage in STAGES[:3]:
+            make_stage(run, stage)
+        keys.append([artifact_key(stage_inputs(run, stage)) for stage in STAGES[:4]])
+    assert keys[0][2] != keys[1][2] and keys[0][3] != keys[1][3]
+
+
 def test_its_artifact_depends_on_the_weights(tmp_path):
     keys = []
     for seed in (5, 6):
@@ -132,6 +145,7 @@ def test_an_int8_file_that_the_student_cannot_start_from(tmp_path):
         (b"not a model", (), "start.tflite"),
         (write_tflite(wrong), (), "its input is not pixel - 128"),
         (write_tflite(graph), ("student.model=mobilenet-v2-tiny",), "but the student has 53"),
+        (write_tflite(graph), ("student.padding=symmetric",), r"block2\.conv1\.conv has another stride, or"),
     ):
         (tmp_path / "start.tflite").write_bytes(content)
         changes = ("student.start.weights=start.tflite", *changes)
