@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -68,6 +69,11 @@ def padded_conv2d(
     pads: tuple[int, int, int, int],
 ) -> Tensor:
     """Convolve with zeros (left, right, top, bottom) around the map; negative ones take pixels off."""
+    if groups > 1 and x.device.type == "cpu" and torch.is_autocast_enabled("cpu"):
+        # CPUs are quick at bfloat16 in matrix products only; depthwise it is several times slower.
+        with torch.autocast("cpu", enabled=False):
+            out = padded_conv2d(x.float(), weight, bias, stride=stride, groups=groups, pads=pads)
+        return out.to(torch.get_autocast_dtype("cpu"))
     left, right, top, bottom = pads
     if left == right and top == bottom:
         return functional.conv2d(x, weight, bias, stride, (top, left), 1, groups)

@@ -135,3 +135,16 @@ def test_only_what_the_recipe_says_is_in_the_keys():
 def test_netaug_is_not_compiled():
     with pytest.raises(ValueError, match="netaug changes the network at every step"):
         recipe(compile=True, netaug=True)
+
+
+def test_depthwise_convolutions_on_a_cpu_stay_float32():
+    network = student("mobilenet-v2-tiny")
+    x = torch.randn(2, 1, 8, 8)
+    depthwise, kinds = network.block2.depthwise.conv, []
+    inputs = torch.randn(2, depthwise.in_channels, 8, 8).bfloat16()
+    expected = depthwise(inputs.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(depthwise(inputs), expected.bfloat16())
+        network.stem.conv.register_forward_hook(lambda layer, x, y: kinds.append(y.dtype))
+        network(x)
+    assert kinds == [torch.bfloat16]
