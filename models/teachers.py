@@ -164,10 +164,12 @@ class EnsembleTeacher(nn.Module):
     """One or several networks that teach as one (arXiv 1503.02531, section 4).
 
     Features of a single member keep their names; those of several are `0.layer1`, `1.layer1`, ...
+    low_precision: whether `forward_members` computes in bfloat16; what it gives is float32.
     """
 
-    def __init__(self, members: Sequence[FeatureNetwork]) -> None:
+    def __init__(self, members: Sequence[FeatureNetwork], *, low_precision: bool = False) -> None:
         super().__init__()
+        self.low_precision = low_precision
         self.members: Sequence[FeatureNetwork] = nn.ModuleList(members)  # type: ignore[assignment]
 
     @property
@@ -190,7 +192,7 @@ class EnsembleTeacher(nn.Module):
 
         Detectors' channels hold several distributions, each of which is averaged.
         """
-        logits, _ = self.forward_members(x)
+        logits, _ = self._forward(x, ())
         parts = distributions(logits) if self.members[0].task == "detection" else (logits,)
         means = [part.log_softmax(2).logsumexp(0) - math.log(len(logits)) for part in parts]
         return torch.cat(means, dim=1)
@@ -202,6 +204,11 @@ class EnsembleTeacher(nn.Module):
             ModelError: a tap is not one of `feature_names`.
         """
         check_taps(taps, self.feature_names)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.low_precision):
+            logits, features = self._forward(x, taps)
+        return logits.float(), {name: feature.float() for name, feature in features.items()}
+
+    def _forward(self, x: Tensor, taps: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
         logits: list[Tensor] = []
         features: dict[str, Tensor] = {}
         for prefix, member in zip(self._prefixes(), self.members, strict=True):

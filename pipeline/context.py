@@ -210,9 +210,11 @@ class Run:
 
     def untrained_teacher(self) -> EnsembleTeacher | None:
         """Return the teacher's networks as they start, to see their shapes; None if the recipe has none."""
-        if self.recipe.teacher is None:
+        recipe = self.recipe.teacher
+        if recipe is None:
             return None
-        return EnsembleTeacher([self.new_teacher(name) for name, _ in self.recipe.teacher.networks()])
+        members = [self.new_teacher(name) for name, _ in recipe.networks()]
+        return EnsembleTeacher(members, low_precision=recipe.precision == "bfloat16")
 
     def trained_teacher(self) -> EnsembleTeacher | None:
         """Return the teacher from its artifact, on the device, in eval mode: an ensemble of one or more."""

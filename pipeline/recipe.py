@@ -135,13 +135,17 @@ class Member(Section):
 
 
 class Teacher(Section):
-    """What to learn from: trained here (`schedule`), loaded (`weights`), or an ensemble (`members`)."""
+    """What to learn from: trained here (`schedule`), loaded (`weights`), or an ensemble (`members`).
+
+    precision: in which it answers; its own score is measured in float32.
+    """
 
     model: str | None = None
     weights: str | None = None
     members: tuple[Member, ...] = ()
     mean: Channels = IMAGENET_MEAN
     std: Channels = IMAGENET_STD
+    precision: Literal["float32", "bfloat16"] = "float32"
     schedule: LabelSchedule | None = None
 
     @model_validator(mode="after")

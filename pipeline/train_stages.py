@@ -54,8 +54,8 @@ def build_teacher(run: Run, work: Work) -> dict[str, Any]:
             )
         save_state(network, work.path / f"member{number}.safetensors")
     _write_json(work.path / "history.json", history)
-    # The same weights behind another normalisation are another teacher.
-    _write_json(work.path / "pixels.json", {"mean": recipe.mean, "std": recipe.std})
+    # The same weights answer differently in another precision or behind another normalisation.
+    _write_json(work.path / "answers.json", recipe.model_dump(include={"mean", "std", "precision"}))
     return {"trained": schedule is not None}
 
 

@@ -144,3 +144,17 @@ def test_an_ensemble_of_one_keeps_the_names_of_features():
     assert features["seen"].shape == (2, 3, 2, 2)
     with pytest.raises(ModelError, match="seen"):
         ensemble.forward_members(torch.zeros(2, 3, 2, 2), ["sen"])
+
+
+@torch.no_grad()
+def test_an_ensemble_answers_in_bfloat16_and_is_judged_in_float32():
+    torch.manual_seed(0)
+    members = [build_teacher("resnet20", classes=10, resolution=8) for _ in range(2)]
+    exact, low = (EnsembleTeacher(members, low_precision=low).eval() for low in (False, True))
+    x = torch.randn(16, 3, 8, 8)
+    expected, _ = exact.forward_members(x, ("0.layer2",))
+    logits, rounded = low.forward_members(x, ("0.layer2",))
+    assert logits.dtype == rounded["0.layer2"].dtype == torch.float32
+    assert not torch.equal(logits, expected)
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05 * float(expected.std()))
+    assert torch.equal(low(x), exact(x))

@@ -58,17 +58,18 @@ def test_training_starts_from_the_larger_network(tmp_path):
         torch.testing.assert_close(parameter, trained[name], rtol=0, atol=1e-5)
 
 
-def test_its_artifact_depends_on_the_pixels_that_the_larger_network_saw(tmp_path):
+def test_its_artifact_depends_on_how_the_teacher_sees_and_answers(tmp_path):
     write_weights(tmp_path, seed=5)
     path = tmp_path / "mine.toml"
     path.write_text(RECIPE.replace("schedule = { epochs = 1 }\n", 'weights = "start.pt"\n'))
     keys = []
-    for mean in (0.4, 0.5):
-        run = open_run(path, (f"teacher.mean=[{mean}]",), data=None, out=tmp_path / "runs", download=False)
+    for change in ("teacher.mean=[0.4]", "teacher.mean=[0.5]", "teacher.precision=bfloat16"):
+        run = open_run(path, (change,), data=None, out=tmp_path / "runs", download=False)
         for stage in STAGES[:3]:
             make_stage(run, stage)
         keys.append([artifact_key(stage_inputs(run, stage)) for stage in STAGES[:4]])
-    assert keys[0][2] != keys[1][2] and keys[0][3] != keys[1][3]
+    for number in (2, 3):
+        assert len({each[number] for each in keys}) == 3
 
 
 def test_its_artifact_depends_on_the_weights(tmp_path):
