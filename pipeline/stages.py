@@ -18,7 +18,8 @@ from pipeline.artifacts import Artifact, Store, Work, artifact_key, tool_version
 from pipeline.console import say
 from pipeline.context import Run
 from pipeline.lesson import plan_outputs
-from pipeline.recipe import Gates, Recipe, load_recipe
+from pipeline.recipe import Gates, Recipe
+from pipeline.recipe_file import load_recipe
 from pipeline.schemes import SCHEMES
 
 

@@ -17,7 +17,7 @@ from pipeline import cli, pretrained
 from pipeline.data import load_dataset
 from pipeline.evaluate import evaluate
 from pipeline.pretrained import PRETRAINED, publish, read_cards, state_of
-from pipeline.recipe import load_recipe
+from pipeline.recipe_file import load_recipe
 
 DATA = Path(os.environ.get("MICROSTILL_DATA", "absent"))
 SHIPPED = sorted(path.stem for path in PRETRAINED.glob("*.json"))

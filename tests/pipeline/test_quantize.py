@@ -16,7 +16,7 @@ from models.layers import Conv2d
 from pipeline.context import inputs_of
 from pipeline.data import to_int8
 from pipeline.quantize import METHODS, calibrate, layer_errors
-from pipeline.recipe import load_recipe
+from pipeline.recipe_file import load_recipe
 from pipeline.stages import open_run, run_stages
 from pipeline.training import predict
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from export.errors import InputError
-from pipeline.recipe import load_recipe
+from pipeline.recipe_file import load_recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.toml"))
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from pipeline.recipe import load_recipe
+from pipeline.recipe_file import load_recipe
 
 RECIPE = """
 [data]
