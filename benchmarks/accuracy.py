@@ -109,7 +109,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         for row in rows:
             axes.scatter(getattr(row, field) / unit, row.int8_top1, label=row.name, s=30)
         axes.set_xlabel(title)
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.1 * max(getattr(row, field) for row in rows) / unit)
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel("int8 top-1 of the test set, %")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(rows))
