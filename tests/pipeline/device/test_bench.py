@@ -231,7 +231,9 @@ def test_wrong_usage(call, model, raw_folder, tmp_path):
     failed(call("bench", "--recipe", "absent.toml"), 2, "runs/absent holds no complete run")
     failed(call("bench", "--board", "mps2-an386"), 2, "microstill run")
     failed(call("bench", "--port", "/dev/ttyNONE"), 5, "/dev/ttyNONE: there is no such port")
-    failed(call("bench", "--model", tmp_path / "none", "--images", raw_folder), 2, "cannot read", "none")
+    failed(
+        call("bench", "--model", tmp_path / "none.tflite", "--images", raw_folder), 2, "cannot read", "none"
+    )
     code, printed, _ = call("bench", "--help")
     assert code == 0 and "microstill bench --board mps2-an386 --limit 100" in printed
 
