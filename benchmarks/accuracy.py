@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from rows import write_between
+from rows import save_svg, write_results
 
 from export.emulation.cores import CORES
 from export.engine.measure import macs, measure
@@ -24,7 +24,6 @@ from pipeline.pretrained import Card, read_cards
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "accuracy.json", HERE.parent / "docs" / "accuracy.md"
-BEGIN, END = "<!-- accuracy: written by benchmarks/accuracy.py -->", "<!-- end of accuracy -->"
 DATASET = "cifar10"
 REFERENCE = "tflite/ic_resnet8_int8.tflite"
 
@@ -113,8 +112,7 @@ def plot(rows: Sequence[Row], file: Path) -> None:
         axes.grid(alpha=0.3)
     all_axes[0].set_ylabel("int8 top-1 of the test set, %")
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(rows))
-    with plt.rc_context({"svg.hashsalt": "accuracy"}):
-        figure.savefig(file, metadata={"Date": None})
+    save_svg(figure, file)
 
 
 def main() -> None:
@@ -128,7 +126,7 @@ def main() -> None:
         reference = Row(**json.loads(RESULTS.read_text()))
         cards = [card for card in read_cards().values() if card.dataset["name"] == DATASET]
         rows = [reference, *map(of_card, cards)]
-        write_between(PAGE, BEGIN, END, markdown(rows))
+        write_results(PAGE, "accuracy", markdown(rows))
         plot(rows, PAGE.with_suffix(".svg"))
         print(markdown(rows))
     elif arguments.data is None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.figure import Figure
 
 from export.errors import GateFailed
 from export.tflm import run_tflm
@@ -144,8 +145,7 @@ class Table:
         axes.set_xlabel(f"points of top-1 above the {self.titles[first]}, {test_set}")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=len(self.students))
-        with plt.rc_context({"svg.hashsalt": "rows"}):
-            figure.savefig(file, metadata={"Date": None})
+        save_svg(figure, file)
 
 
 def command(table: Table, description: str, page: Path, what: str, seeds: Sequence[int]) -> None:
@@ -164,8 +164,7 @@ def command(table: Table, description: str, page: Path, what: str, seeds: Sequen
     if not arguments.report:
         table.fill(arguments.students, arguments.rows, arguments.seeds, arguments.data, arguments.out)
         return
-    begin, end = f"<!-- {what}: written by benchmarks/{what}.py -->", f"<!-- end of {what} -->"
-    write_between(page, begin, end, table.markdown())
+    write_results(page, what, table.markdown())
     table.plot(page.with_name(f"{what}.svg"), "CIFAR-10's test set")
     print(table.markdown())
 
@@ -182,8 +181,15 @@ def spread(runs: Sequence[Result], field: str) -> str:
     return f"{mean(runs, field):.2f}{half} ({len(values)})"
 
 
-def write_between(page: Path, begin: str, end: str, text: str) -> None:
-    """Put text between two markers of a page."""
+def save_svg(figure: Figure, file: Path) -> None:
+    """Write a figure, the same bytes each time."""
+    with plt.rc_context({"svg.hashsalt": "rows"}):
+        figure.savefig(file, metadata={"Date": None})
+
+
+def write_results(page: Path, what: str, text: str) -> None:
+    """Put what the benchmark `what` found between its two markers in a page."""
+    begin, end = f"<!-- {what}: written by benchmarks/{what}.py -->", f"<!-- end of {what} -->"
     before, _, rest = page.read_text().partition(begin)
     _, _, after = rest.partition(end)
     page.write_text(f"{before}{begin}\n{text}\n{end}{after}")

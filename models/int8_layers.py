@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.errors import ModelError
-from models.layers import same_padding
+from models.layers import padded_conv2d, same_padding
 
 Activation = Literal["NONE", "RELU", "RELU6"]
 
@@ -299,11 +299,8 @@ class Convolution(WeightedLayer):
     def forward(self, x: Tensor, input_scale: Tensor, output_scale: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, O, H', W')."""
         weight, bias = self.weights(input_scale)
-        left, right, top, bottom = self.pads(x.shape[2], x.shape[3])
-        if (left, top) != (right, bottom):
-            x = functional.pad(x, (left, right, top, bottom))
-            left = top = 0
-        y = functional.conv2d(x, weight, bias, self.stride, (top, left), 1, self.groups)
+        pads = self.pads(x.shape[2], x.shape[3])
+        y = padded_conv2d(x, weight, bias, stride=self.stride, groups=self.groups, pads=pads)
         return activate(self.requantized(y, input_scale, output_scale), self.activation)
 
 

@@ -56,7 +56,7 @@ class Conv2d(nn.Conv2d):
         """Convolve with other weights of the same kernel size: a leading slice, or fake-quantised ones."""
         pads = self.pads(x.shape[2], x.shape[3])
         groups = 1 if self.groups == 1 else weight.shape[0]
-        return padded_conv2d(x, weight, bias, stride=self.stride[0], groups=groups, pads=pads)
+        return padded_conv2d(x, weight, bias, stride=self.stride, groups=groups, pads=pads)
 
 
 def padded_conv2d(
@@ -64,7 +64,7 @@ def padded_conv2d(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    stride: int,
+    stride: tuple[int, ...],
     groups: int,
     pads: tuple[int, int, int, int],
 ) -> Tensor:
@@ -78,6 +78,12 @@ def padded_conv2d(
     if left == right and top == bottom:
         return functional.conv2d(x, weight, bias, stride, (top, left), 1, groups)
     return functional.conv2d(functional.pad(x, pads), weight, bias, stride, 0, 1, groups)
+
+
+def bias_only(bias: Tensor, epsilon: float) -> dict[str, Tensor]:
+    """The state in which a batch norm adds a bias in eval mode and nothing else."""
+    zeros, ones = torch.zeros_like(bias), torch.ones_like(bias)
+    return {"weight": ones, "bias": bias, "running_mean": zeros, "running_var": ones - epsilon}
 
 
 def initialise(module: nn.Module) -> None:

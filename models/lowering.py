@@ -211,16 +211,24 @@ def _unused(name: str, taken: set[str]) -> str:
 
 
 def _folded(call: _Call) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias with the batch norm's running statistics folded in.
-
-    y = (w x + b - mean) gamma / sqrt(var + eps) + beta. Source: Jacob et al., CVPR 2018, section 3.2.
-    """
+    """Weight and bias with the batch norm's running statistics folded in."""
     weight, bias, norm = call.module.weight, call.module.bias, call.norm
     if norm is None:
         return weight, bias
     assert isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d)
     if norm.running_mean is None or norm.running_var is None:
         raise ModelError(f"{call.name}: its batch norm keeps no running statistics to fold")
+    return fold_batch_norm(weight, bias, norm)
+
+
+def fold_batch_norm(
+    weight: Tensor, bias: Tensor | None, norm: nn.BatchNorm1d | nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a layer that does what it and the batch norm after it do in eval mode.
+
+    y = (w x + b - mean) gamma / sqrt(var + eps) + beta. Source: Jacob et al., CVPR 2018, section 3.2.
+    """
+    assert norm.running_mean is not None and norm.running_var is not None
     gain = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.weight is not None:
         gain = gain * norm.weight.double()

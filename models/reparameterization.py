@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.layers import Conv2d, padded_conv2d
+from models.layers import Conv2d, bias_only, padded_conv2d
+from models.lowering import fold_batch_norm
 from models.students import PLAIN, ConvNorm, Student
 
 Kind = Literal["point", "row", "column"]
@@ -51,7 +52,7 @@ class Branch(nn.Module):
             left, right = left - middle, 0
         conv, pads = self.conv, (left, right, top, bottom)
         return self.norm(
-            padded_conv2d(x, conv.weight, None, stride=conv.stride[0], groups=conv.groups, pads=pads)
+            padded_conv2d(x, conv.weight, None, stride=conv.stride, groups=conv.groups, pads=pads)
         )
 
 
@@ -73,21 +74,16 @@ class BranchedConvNorm(ConvNorm):
 
     def fused(self) -> dict[str, Tensor]:
         """State of one plain layer that does the same in eval mode; its batch norm only adds a bias."""
-        weight, bias = _folded(self.conv.weight, self.norm)
+        weight, bias = fold_batch_norm(self.conv.weight, None, self.norm)
         size = self.conv.kernel_size[0]
         for branch in self.branches:
             assert isinstance(branch, Branch)
-            kernel, further = _folded(branch.conv.weight, branch.norm)
+            kernel, further = fold_batch_norm(branch.conv.weight, None, branch.norm)
             beside, above = (size - branch.columns) // 2, (size - branch.rows) // 2
             weight = weight + functional.pad(kernel, (beside, beside, above, above))
             bias = bias + further
-        return {
-            "conv.weight": weight,
-            "norm.weight": torch.ones_like(bias),
-            "norm.bias": bias,
-            "norm.running_mean": torch.zeros_like(bias),
-            "norm.running_var": torch.ones_like(bias) - self.norm.eps,
-        }
+        norm = bias_only(bias, self.norm.eps)
+        return {"conv.weight": weight, **{f"norm.{name}": value for name, value in norm.items()}}
 
 
 def with_branches(student: AnyStudent, kinds: Sequence[Kind]) -> AnyStudent:
@@ -118,10 +114,3 @@ def without_branches(student: AnyStudent) -> AnyStudent:
 
 def _activation(layer: ConvNorm) -> nn.Module | None:
     return dict(layer.named_children()).get("activation")
-
-
-def _folded(weight: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of a convolution with its batch norm folded into it."""
-    assert norm.running_mean is not None and norm.running_var is not None
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    return weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale

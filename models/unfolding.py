@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from models.errors import ModelError
 from models.features import evaluating
 from models.int8_layers import Convolution, WeightedLayer
+from models.layers import bias_only
 from models.lowering import lower
 from models.students import ConvNorm, Student
 
@@ -58,7 +59,7 @@ def unfold(student: Student, layers: Sequence[Folded], batches: Iterable[Tensor]
             continue
         block = student.get_submodule(name.rpartition(".")[0])
         assert isinstance(block, ConvNorm)
-        block.norm.load_state_dict(_identity(block.norm, folded.bias), strict=False)
+        block.norm.load_state_dict(bias_only(folded.bias, block.norm.eps), strict=False)
         norms[block.norm] = folded.bias
     for norm, (mean, variance) in _statistics(student, list(norms), batches).items():
         gain = (variance + norm.eps).sqrt()
@@ -70,12 +71,6 @@ def unfold(student: Student, layers: Sequence[Folded], batches: Iterable[Tensor]
 def _strides(layer: Convolution) -> tuple[int, bool]:
     stride = layer.stride[0]
     return stride, stride > 1 and any(layer.explicit_pads or ())
-
-
-def _identity(norm: nn.BatchNorm2d, bias: Tensor) -> dict[str, Tensor]:
-    """The state in which a batch norm adds a bias and nothing else."""
-    zeros, ones = torch.zeros_like(bias), torch.ones_like(bias)
-    return {"weight": ones, "bias": bias, "running_mean": zeros, "running_var": ones - norm.eps}
 
 
 def _statistics(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from models.architectures import Block, Table
+from models.reparameterization import Kind
 from models.teachers import IMAGENET_MEAN, IMAGENET_STD
 from models.zoo import STUDENTS
 from pipeline.objectives import OBJECTIVES
@@ -339,7 +340,7 @@ class Distil(LabelSchedule):
     scheme: Scheme = OneTeacher()
     netaug: Annotated[NetAug | None, BeforeValidator(_switch)] = None
     # Left out of artifacts' keys where it says nothing.
-    branches: tuple[Literal["point", "row", "column"], ...] = Field((), exclude_if=lambda value: not value)
+    branches: tuple[Kind, ...] = Field((), exclude_if=lambda value: not value)
     seed: int | None = None
     teacher_outputs: Literal["auto", "live", "stored"] = "auto"
     store_gigabytes: Positive = 8.0

@@ -7,36 +7,15 @@ import torch
 
 from export.errors import InputError
 from pipeline.schemes.base import validate
-from pipeline.stages import check_run, open_run, run_stages
+from pipeline.stages import check_run, run_stages
 
-RECIPE = """
-[data]
-dataset = "digits"
-resolution = 8
-channels = 1
-[student]
-model = "resnet8"
-[distil]
-epochs = 2
-batch_size = 64
-learning_rate = 0.05
-branches = ["point", "row", "column"]
-[quantize]
-epochs = 1
-batch_size = 64
-"""
-TEACHER = '\n[teacher]\nmodel = "resnet20"\nschedule = { epochs = 1 }\n'
-
-
-def opened(tmp_path, *overrides, text=RECIPE):
-    path = tmp_path / "small.toml"
-    path.write_text(text)
-    return open_run(path, overrides, data=None, out=tmp_path / "runs", download=False)
+BRANCHES = 'distil.branches=["point", "row", "column"]'
+ALONE = '{ name = "teacher" }'
 
 
 @pytest.mark.parametrize("ema", [0, 0.9])
-def test_the_student_is_what_was_validated_and_goes_to_int8(tmp_path, ema):
-    run = opened(tmp_path, f"distil.ema={ema}")
+def test_the_student_is_what_was_validated_and_goes_to_int8(open_scheme, ema):
+    run = open_scheme(ALONE, BRANCHES, "distil.epochs=2", f"distil.ema={ema}")
     run_stages(run, last="tflite")
     student = run.trained_student()
     history = json.loads(run.file("distil", "history.json").read_text())
@@ -44,10 +23,10 @@ def test_the_student_is_what_was_validated_and_goes_to_int8(tmp_path, ema):
     assert student.state_dict().keys() == run.new_student().state_dict().keys()
 
 
-def test_branches_change_what_is_learned(tmp_path):
+def test_branches_change_what_is_learned(open_scheme):
     weights = []
-    for overrides in ((), ("distil.branches=[]",), ('distil.branches=["point"]',)):
-        run = opened(tmp_path, *overrides)
+    for branches in (BRANCHES, "distil.branches=[]", 'distil.branches=["point"]'):
+        run = open_scheme(ALONE, branches, "distil.epochs=2")
         run_stages(run, last="distil")
         weights.append(run.trained_student().classifier.weight)
     assert not any(torch.equal(weights[a], weights[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
@@ -61,8 +40,8 @@ def test_branches_change_what_is_learned(tmp_path):
         "distil.precision=bfloat16",
     ],
 )
-def test_other_ways_to_train_keep_the_plain_student_too(tmp_path, further):
-    run = opened(tmp_path, further, "distil.epochs=1")
+def test_other_ways_to_train_keep_the_plain_student_too(open_scheme, further):
+    run = open_scheme(ALONE, BRANCHES, further)
     run_stages(run, last="distil")
     history = json.loads(run.file("distil", "history.json").read_text())
     assert validate(run, run.trained_student()) == history[-1]["validation_top1"]
@@ -78,6 +57,6 @@ def test_other_ways_to_train_keep_the_plain_student_too(tmp_path, further):
         (('distil.objectives=[{ name = "weight_l2" }]',), "leave out distil.branches or weight_l2"),
     ],
 )
-def test_wrong_use_is_one_line_before_training(tmp_path, overrides, message):
+def test_wrong_use_is_one_line_before_training(open_scheme, overrides, message):
     with pytest.raises(InputError, match=message):
-        check_run(opened(tmp_path, *overrides, text=RECIPE + TEACHER), "distil")
+        check_run(open_scheme(ALONE, BRANCHES, *overrides, teacher=True), "distil")
