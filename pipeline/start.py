@@ -46,14 +46,19 @@ def start_from_int8(student: FeatureNetwork, path: Path, batches: Iterable[Tenso
 
 
 def folded_layers(graph: Graph) -> list[Folded]:
-    """Real-valued weights and biases of an int8 graph, in execution order and in torch's layout."""
+    """Real-valued weights and biases of an int8 graph, in execution order and in torch's layout.
+
+    Raises:
+        ModelError: a layer with weights is not int8.
+    """
     layers = []
     padded = {name for operator in graph.operators if operator.kind == "PAD" for name in operator.outputs}
     for operator in graph.operators:
         if operator.kind not in WEIGHTED:
             continue
         image, weight, *biases = (graph.tensors[name] for name in operator.inputs)
-        assert image.quantization is not None and weight.quantization is not None and weight.data is not None
+        if image.quantization is None or weight.quantization is None or weight.data is None:
+            raise ModelError(f"the weights of {operator.outputs[0]} are not int8 constants")
         scale = torch.from_numpy(weight.quantization.scale)
         kernel = torch.from_numpy(weight.data.astype(np.float32))
         if operator.kind == "CONV_2D":

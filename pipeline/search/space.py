@@ -35,9 +35,10 @@ def draw(choose: Choose, space: Space) -> StudentTable:
         expansion = choose(f"expansion{number}", space.expansions) if mobile else 0
         inner = 0 if mobile else choose(f"inner{number}", space.inners)
         for index in range(depth):
-            mid = (
-                (expansion * channels if expansion > 1 else None) if mobile else max(width * inner // 100, 1)
-            )
+            if mobile:
+                mid = expansion * channels if expansion > 1 else None
+            else:
+                mid = max(width * inner // 100, 1)
             blocks.append({"kernel": kernel, "mid": mid, "out": width, "stride": 1 if index else stride})
             channels = width
     head = choose("head", space.heads) if mobile else 0

@@ -14,6 +14,7 @@ from pipeline.artifacts import artifact_key
 from pipeline.context import inputs_of
 from pipeline.sizing import calibrated_tflite, noise, settle
 from pipeline.stages import STAGES, check_run, make_stage, open_run, run_stages, stage_inputs
+from pipeline.start import folded_layers
 
 RECIPE = """
 [data]
@@ -142,6 +143,10 @@ def test_an_int8_file_that_the_student_cannot_start_from(tmp_path):
     image = graph.tensors[graph.inputs[0]]
     shifted = replace(image, quantization=replace(image.quantization, zero_point=3))
     wrong = replace(graph, tensors={**graph.tensors, image.name: shifted})
+    weight = graph.tensors[graph.operators[0].inputs[1]]
+    real = replace(graph, tensors={**graph.tensors, weight.name: replace(weight, quantization=None)})
+    with pytest.raises(ModelError, match="are not int8 constants"):
+        folded_layers(real)
     for content, changes, message in (
         (b"not a model", (), "start.tflite"),
         (write_tflite(wrong), (), "its input is not pixel - 128"),
