@@ -78,7 +78,7 @@ def test_frames_are_found_after_garbage(before, first, between, second):
 @example(Frame(ACCEPTED, 515), 11, "L0")  # the crc ends with "L"
 @example(Frame(ACCEPTED, 515), 11, "L")
 def test_a_boot_amid_a_frame_is_seen(frame, kept, line):
-    """The tail of a line is what can be printed; the cut frame may lend it some characters, or take its own."""
+    """The tail of a line is what can be printed; the cut frame may lend it characters, or take some."""
     whole = encode_frame(frame)
     stream = whole[: min(kept, 11)] + f"{line}\r\nm-ready\r\n".encode()
     own = parser()
