@@ -4,7 +4,8 @@
     python benchmarks/ablation.py --report
 
 The first form trains what is not yet in the results (benchmarks/ablation.jsonl) and can be stopped at any
-time; the second writes the table and the plot of docs/accuracy.md.
+time; processes with different rows may run side by side. The second writes the table and the plot of
+docs/accuracy.md.
 """
 
 from pathlib import Path
@@ -49,7 +50,15 @@ def overrides(student: str, row: str) -> list[str]:
     return list(ROWS[row][1])
 
 
-TABLE = Table(lambda student: RECIPE, overrides, (STUDENT,), TITLES, RESULTS, tflm_images=None)
+TABLE = Table(
+    lambda student: RECIPE,
+    overrides,
+    (STUDENT,),
+    TITLES,
+    RESULTS,
+    test_set="CIFAR-10's test set",
+    tflm_images=None,
+)
 
 if __name__ == "__main__":
     command(TABLE, __doc__, PAGE, "ablation", [0, 1, 2])

@@ -5,8 +5,8 @@
 
 The first form trains what is not yet in the results (benchmarks/distillation.jsonl) and can be stopped at any
 time. A row whose overrides have changed counts as not there; with another benchmarks/distillation.toml delete
-the results. Processes with different students may run side by side. The second form writes the table and the
-plot of docs/distillation.md.
+the results. Processes with different students or rows may run side by side. The second form writes the table
+and the plot of docs/distillation.md.
 """
 
 from dataclasses import dataclass
@@ -135,7 +135,15 @@ def overrides(student: str, row: str) -> list[str]:
     return [f'student.model="{student}"', *STUDENTS[student].overrides, *ROWS[student][row][1]]
 
 
-TABLE = Table(lambda student: RECIPE, overrides, tuple(STUDENTS), TITLES, RESULTS, TFLM_IMAGES)
+TABLE = Table(
+    lambda student: RECIPE,
+    overrides,
+    tuple(STUDENTS),
+    TITLES,
+    RESULTS,
+    test_set="CIFAR-10's test set",
+    tflm_images=TFLM_IMAGES,
+)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Table:
     """Rows for several students.
 
     recipe: of a student. overrides: of (student, row). titles: of the rows, the first is what others gain on.
-    results: the file. tflm_images: so many test images are read by TFLite Micro; None is all.
+    results: the file. test_set: its name. tflm_images: so many of it are read by TFLite Micro; None is all.
     """
 
     recipe: Callable[[str], Path]
@@ -43,6 +43,7 @@ class Table:
     students: Sequence[str]
     titles: Mapping[str, str]
     results: Path
+    test_set: str
     tflm_images: int | None
 
     def read(self) -> list[Result]:
@@ -59,19 +60,24 @@ class Table:
     def fill(
         self, students: Iterable[str], rows: Iterable[str], seeds: Iterable[int], data: Path, out: Path
     ) -> None:
-        """Train what is not there yet, row by row; artifacts go into a folder a student under `out`."""
+        """Train what is not there yet, row by row.
+
+        Artifacts go into a folder under `out` for each student and row, which share what is equal: processes
+        with different students or rows may run side by side.
+        """
         for seed in seeds:
             for row in rows:
                 for student in students:
                     wanted = {"student": student, "row": row, "seed": seed}
                     wanted["overrides"] = self.overrides(student, row)
                     if not any(wanted.items() <= result.items() for result in self.read()):
-                        self._measure(wanted, data, out / student)
+                        self._measure(wanted, data, out)
 
     def _measure(self, wanted: Result, data: Path, out: Path) -> None:
         """Train, quantise and judge one row; append it to the results."""
         say(f"== {wanted['student']}, {self.titles[wanted['row']]}, seed {wanted['seed']}")
-        changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}")
+        folder = f"{wanted['student']}-{wanted['row']}"
+        changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}", f'name="{folder}"')
         run = open_run(self.recipe(wanted["student"]), changes, data=data, out=out, download=False)
         start = time.monotonic()
         try:
@@ -122,7 +128,7 @@ class Table:
         gain = f"{mean(found, 'float_top1') - mean(base, 'float_top1'):+.2f}" if base and row != first else ""
         return spread(found, "float_top1"), spread(found, "int8_top1"), gain
 
-    def plot(self, file: Path, test_set: str) -> None:
+    def plot(self, file: Path) -> None:
         """Draw every run's gain over the mean of the first row, one line a row."""
         first, *rows = self.titles
         runs = self.runs()
@@ -142,7 +148,7 @@ class Table:
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [self.titles[row] for row in shown])
         axes.set_ylim(len(shown) - 0.5, -0.5)  # first row on top
-        axes.set_xlabel(f"points of top-1 above the {self.titles[first]}, {test_set}")
+        axes.set_xlabel(f"points of top-1 above the {self.titles[first]}, {self.test_set}")
         axes.grid(axis="x", alpha=0.3)
         figure.legend(loc="outside upper center", ncols=len(self.students))
         save_svg(figure, file)
@@ -165,7 +171,7 @@ def command(table: Table, description: str, page: Path, what: str, seeds: Sequen
         table.fill(arguments.students, arguments.rows, arguments.seeds, arguments.data, arguments.out)
         return
     write_results(page, what, table.markdown())
-    table.plot(page.with_name(f"{what}.svg"), "CIFAR-10's test set")
+    table.plot(page.with_name(f"{what}.svg"))
     print(table.markdown())
 
 
