@@ -253,7 +253,7 @@ def reestimate_batch_norm(network: nn.Module, batches: Iterable[Tensor]) -> None
 
     As the authors do before every evaluation: each batch passes with its own statistics, and the running
     mean and (biased) variance become the mean of the batches', weighted by their images.
-    batches: network inputs (N, C, H, W), at least one.
+    batches: network inputs (N, C, H, W), at least one; each mixes the classes, as training does.
 
     Raises:
         ModelError: there is no batch.

@@ -97,6 +97,11 @@ class Run:
             whole = with_fewer_training_images(whole, data.train_images, self.recipe.seed)
         return whole
 
+    def training_inputs(self, count: int) -> Iterator[Tensor]:
+        """Network inputs of `count` training images, unaugmented, the classes mixed in every batch."""
+        images = calibration_images(self.dataset, count, self.recipe.seed)
+        return map(to_input, images.split(EVALUATION_BATCH))
+
     @property
     def task(self) -> Task:
         """What the images are looked at for."""
@@ -159,8 +164,7 @@ class Run:
             return student
         path = self.find_weights(start.weights)
         if start.model is None:
-            images = calibration_images(self.dataset, START_IMAGES, self.recipe.seed)
-            start_from_int8(student, path, map(to_input, images.split(EVALUATION_BATCH)))
+            start_from_int8(student, path, self.training_inputs(START_IMAGES))
         else:
             source = self.new_teacher(start.model)
             load_weights(source, path)

@@ -76,7 +76,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "distil",
         "train the float student: by a teacher, its peers or itself",
-        2,
+        3,
         train_stages.build_student,
         ("data", "student", "distil"),
         ("teacher", "outputs"),

@@ -11,8 +11,8 @@ from models.checkpoints import load_matching, load_weights
 from models.fakequant import fold_and_quantize, learn_scales
 from pipeline.artifacts import Work
 from pipeline.console import say
-from pipeline.context import EVALUATION_BATCH, Run, save_state
-from pipeline.data import calibration_images, to_input
+from pipeline.context import Run, save_state
+from pipeline.data import to_input
 from pipeline.distil import Lesson, distil_step
 from pipeline.lesson import new_lesson, plan_outputs, teacher_signal
 from pipeline.quantize import calibrate, layer_errors
@@ -88,8 +88,7 @@ def build_quantized(run: Run, work: Work) -> dict[str, Any]:
     """Fold, calibrate, and (QAT) fine-tune with quantisation simulated; rank the layers by their error."""
     recipe, metric = run.recipe.quantize, run.task.metric
     network = run.place(fold_and_quantize(run.trained_student()))
-    images = calibration_images(run.dataset, recipe.calibration_images, run.recipe.seed)
-    batches = [to_input(part).to(run.device) for part in images.split(EVALUATION_BATCH)]
+    batches = [batch.to(run.device) for batch in run.training_inputs(recipe.calibration_images)]
     calibrate(network, batches, recipe.calibration)
     calibrated = validate(run, network)
     say(f"quantize: calibrated by {recipe.calibration}, validation {calibrated:.2f} %")

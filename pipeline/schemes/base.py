@@ -93,8 +93,8 @@ class Learner:
         if self.netaug is None or not isinstance(self.network, SuperNetwork):
             return self.network
         base = self.run.place(self.network.export_base())
-        images = inputs_of(self.run.dataset.train, self.netaug.batch_norm_images)
-        reestimate_batch_norm(base, (batch.to(self.run.device) for batch in images))
+        batches = self.run.training_inputs(self.netaug.batch_norm_images)
+        reestimate_batch_norm(base, (batch.to(self.run.device) for batch in batches))
         return base
 
 

@@ -8,8 +8,10 @@ import torch
 from PIL import Image
 
 from export.errors import InputError, ResourceMissing
-from pipeline import decode
+from pipeline import context, decode
+from pipeline.artifacts import Store
 from pipeline.data import load_dataset
+from pipeline.recipe_file import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +53,22 @@ def test_a_lone_held_out_folder_is_the_test_set(tmp_path, held):
     found = load_dataset(str(tmp_path), resolution=8)
     assert [len(split) for split in (found.train, found.validation, found.test)] == [18, 2, 6]
     assert reds(found.test) == {0, 1, 2, 100, 101, 102}
+
+
+def test_statistics_are_taken_from_batches_of_mixed_classes(tmp_path, monkeypatch):
+    """Official splits come class by class, and a batch of one class says little about the variance of all."""
+    monkeypatch.setattr(context, "EVALUATION_BATCH", 6)
+    for name in ("train", "val", "test"):
+        paint_classes(tmp_path / "insects" / name, 14)
+    recipe = tmp_path / "recipe.toml"
+    folder = tmp_path / "insects"
+    recipe.write_text(f'data = {{ dataset = "{folder}", resolution = 8 }}\ndistil = {{ epochs = 1 }}')
+    run = context.Run(load_recipe(recipe), recipe, [], Store(tmp_path / "runs" / "recipe", print))
+    assert run.dataset.train.labels[:6].tolist() == [0] * 6
+    batches = list(run.training_inputs(28))
+    assert [len(batch) for batch in batches] == [6, 6, 6, 6, 4]
+    bees = [int((batch[:, 0, 0, 0] * 127.5 + 128 > 90).sum()) for batch in batches]
+    assert bees == [3, 3, 3, 3, 2]
 
 
 def test_three_official_splits_are_kept(tmp_path):
