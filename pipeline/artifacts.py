@@ -130,6 +130,13 @@ class Store:
         self.say(f"{stage}: artifact {path} is damaged ({damage}) and counts as not built")
         return None
 
+    def elsewhere(self, stage: str, key: str) -> Iterator[Artifact]:
+        """Yield the complete artifacts of other recipes' stores that are what this one lacks."""
+        for path in sorted(self.root.parent.glob(f"*/{stage}/{key}")):
+            with contextlib.suppress(OSError):
+                if path.parents[1] != self.root and _damage(path) is None:
+                    yield Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
+
     def make(
         self,
         stage: str,
@@ -178,21 +185,17 @@ class Store:
     def _of_another(self, stage: str, key: str) -> Artifact | None:
         """The complete artifact of another recipe, taken into this store without a copy, or None."""
         own, linked = self.root / stage / key, self.root / stage / f"{key}.linked"
-        for path in sorted(self.root.parent.glob(f"*/{stage}/{key}")):
-            if path == own:
-                continue
+        for found in self.elsewhere(stage, key):
             try:
-                if _damage(path) is not None:
-                    continue
                 shutil.rmtree(linked, ignore_errors=True)
-                shutil.copytree(path, linked, copy_function=os.link)
+                shutil.copytree(found.path, linked, copy_function=os.link)
             except OSError:  # another file system, or one without links: it is built
                 shutil.rmtree(linked, ignore_errors=True)
                 continue
             shutil.rmtree(own, ignore_errors=True)
             linked.rename(own)
-            self.say(f"{stage}: the artifact of {path.parents[1]} is this one's too")
-            return Artifact(own, json.loads((own / "manifest.json").read_text()), reused=True)
+            self.say(f"{stage}: the artifact of {found.path.parents[1]} is this one's too")
+            return Artifact(own, found.manifest, reused=True)
         return None
 
     def _complete(self, work: Work, content: Mapping[str, Any]) -> Artifact:

@@ -234,10 +234,16 @@ def open_run(path: Path, overrides: Sequence[str], *, data: Path | None, out: Pa
 
 
 def stage_states(run: Run) -> Iterator[tuple[str, str, Artifact | None]]:
-    """(stage, state, artifact) of all stages: complete, to do, or waiting for an earlier one."""
+    """(stage, state, artifact) of all stages: complete, to do, or waiting for an earlier one.
+
+    The artifact may be another recipe's, which a run would take.
+    """
     waiting = False
     for stage in STAGES:
-        artifact = None if waiting else run.store.find(stage.name, artifact_key(stage_inputs(run, stage)))
+        artifact = None
+        if not waiting:
+            key = artifact_key(stage_inputs(run, stage))
+            artifact = run.store.find(stage.name, key) or next(run.store.elsewhere(stage.name, key), None)
         if artifact is None:
             yield stage.name, "waiting" if waiting else "to do", None
             waiting = True

@@ -130,6 +130,15 @@ def test_from_and_until_choose_stages(copied):
     assert out.count("complete") == len(STAGE_NAMES)
 
 
+def test_status_knows_what_a_run_would_take_from_another_recipe(copied):
+    twin = shutil.copy(copied.recipe, copied.recipe.with_name("twin.toml"))
+    exit_status, out, _ = copied("status", twin)
+    assert exit_status == 0
+    # The header and the report bear the recipe's name.
+    assert out.count("complete") == len(STAGE_NAMES) - 2
+    assert not (copied.runs / "twin").exists()
+
+
 def test_another_board_repeats_only_what_depends_on_it(copied):
     exit_status, _, err = copied("run", copied.recipe, "--set", "board=pico-2")
     assert exit_status == 0, err
