@@ -4,9 +4,8 @@
     python benchmarks/distillation.py --report
 
 The first form trains what is not yet in the results (benchmarks/distillation.jsonl) and can be stopped at any
-time. A row whose overrides have changed counts as not there; with another benchmarks/distillation.toml delete
-the results. Processes with different students or rows may run side by side. The second form writes the table
-and the plot of docs/distillation.md.
+time. A row whose recipe has changed counts as not there. Processes with different students or rows may run
+side by side. The second form writes the table and the plot of docs/distillation.md.
 """
 
 from dataclasses import dataclass

@@ -1,10 +1,10 @@
 """Tables of trainings: rows of overrides for one recipe, a result a seed, kept in a file of JSON lines.
 
-A training that is in the file with the same overrides is not done again, so a table can be stopped at any
-time.
+A training that is in the file with the same recipe is not done again, so a table can be stopped at any time.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
@@ -23,6 +23,7 @@ from export.tflm import run_tflm
 from pipeline.console import say
 from pipeline.context import inputs_of
 from pipeline.data import to_int8
+from pipeline.recipe_file import load_recipe
 from pipeline.stages import open_run, run_stages
 from pipeline.training import predict, top1
 
@@ -47,15 +48,17 @@ class Table:
     tflm_images: int | None
 
     def read(self) -> list[Result]:
-        """Return every result that was measured with the overrides as they are now."""
+        """Return every result that was measured with the recipe and the overrides as they are now."""
         lines = self.results.read_text().splitlines() if self.results.exists() else []
         known = [json.loads(line) for line in lines]
-        return [
-            each
-            for each in known
-            if each["row"] in self.titles
-            and each["overrides"] == self.overrides(each["student"], each["row"])
-        ]
+        current = [each for each in known if each["row"] in self.titles]
+        return [each for each in current if each["recipe"] == self._recipe_hash(each["student"], each["row"])]
+
+    def _recipe_hash(self, student: str, row: str) -> str:
+        """Hash of what a row's recipe says, its name apart."""
+        said = load_recipe(self.recipe(student), self.overrides(student, row))
+        content = said.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def fill(
         self, students: Iterable[str], rows: Iterable[str], seeds: Iterable[int], data: Path, out: Path
@@ -69,7 +72,7 @@ class Table:
             for row in rows:
                 for student in students:
                     wanted = {"student": student, "row": row, "seed": seed}
-                    wanted["overrides"] = self.overrides(student, row)
+                    wanted["recipe"] = self._recipe_hash(student, row)
                     if not any(wanted.items() <= result.items() for result in self.read()):
                         self._measure(wanted, data, out)
 
@@ -77,7 +80,11 @@ class Table:
         """Train, quantise and judge one row; append it to the results."""
         say(f"== {wanted['student']}, {self.titles[wanted['row']]}, seed {wanted['seed']}")
         folder = f"{wanted['student']}-{wanted['row']}"
-        changes = (*wanted["overrides"], f"distil.seed={wanted['seed']}", f'name="{folder}"')
+        changes = (
+            *self.overrides(wanted["student"], wanted["row"]),
+            f"distil.seed={wanted['seed']}",
+            f'name="{folder}"',
+        )
         run = open_run(self.recipe(wanted["student"]), changes, data=data, out=out, download=False)
         start = time.monotonic()
         try:
@@ -143,6 +150,8 @@ class Table:
                 for line, row in enumerate(shown)
                 for run in runs[student, row]
             ]
+            if not points:
+                continue
             label = f"{student} ({self.titles[first].removeprefix('student ')}: {base:.1f} %)"
             axes.scatter(*zip(*points, strict=True), s=18, label=label)
         axes.axvline(0, color="black", linewidth=0.8)

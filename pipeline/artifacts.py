@@ -37,6 +37,10 @@ TOOLS = (
 )
 
 
+# File in which a training that goes on says how long it had taken before.
+EARLIER_SECONDS = "earlier_seconds"
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A complete artifact on disk."""
@@ -56,7 +60,7 @@ class Artifact:
 
     @property
     def seconds(self) -> float:
-        """Wall time of the run that made it."""
+        """Wall time of making it, all processes that were stopped on the way included."""
         return float(self.manifest["seconds"])
 
     @property
@@ -79,6 +83,11 @@ class Work:
     def checkpoint(self) -> Path:
         """Kept until the artifact is complete, then removed."""
         return (self.kept or self.path) / "checkpoint"
+
+    @property
+    def earlier_seconds(self) -> float:
+        """How long processes that were stopped had worked on what is kept."""
+        return sum(float(path.read_text()) for path in self.checkpoint.rglob(EARLIER_SECONDS))
 
 
 class Store:
@@ -164,7 +173,7 @@ class Store:
         try:
             with processes.agreed(), _own_folder(work) as own:
                 metrics = build(own)
-            seconds = round(time.monotonic() - start, 3)
+            seconds = round(time.monotonic() - start + work.earlier_seconds, 3)
             content = {"stage": stage, "key": key, "inputs": inputs, "metrics": metrics, "seconds": seconds}
             return processes.from_first(lambda: self._complete(work, content))
         except BaseException:

@@ -445,9 +445,10 @@ def report(recipe: RecipeFile, out: RunsFolder = Path("runs"), as_json: Json = F
     With what 'microstill bench' measured of its model beside what was predicted.
     """
     from pipeline.device.measured import report_with_measured, write_page
+    from pipeline.recipe_file import runs_of
     from pipeline.report import terminal_summary
 
-    folder = out / recipe.stem
+    folder = runs_of(recipe, out)
     page = folder / "latest" / "report" / "report.html"
     if not page.exists():
         raise InputError(f"{folder} holds no complete run; run 'microstill run {recipe}'")

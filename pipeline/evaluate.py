@@ -86,7 +86,7 @@ def evaluate(
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     top1 = TASKS["classification"].score(channels_first(outputs), images.labels[torch.from_numpy(chosen)])
-    known = card.top1["student_int8"] if card and card.dataset["name"] == name else None
+    known = card.top1["student_int8"] if card and _is_of(card, name) else None
     return Evaluation(str(path), hashlib.sha256(content).hexdigest(), name, len(inputs), top1, known)
 
 
@@ -150,16 +150,20 @@ def _test_set(
             if is_raw:
                 raise
             raise InputError(f"{_WHICH} ({error})") from None
-    if dataset is None and card is None:
+    name = dataset or (card.dataset["name"] if card else None)
+    if name is None:
         raise InputError(_WHICH)
-    own = card.dataset if card else {}
-    name = dataset or own["name"]
     if name in SHAPES_TASKS:
         raise InputError(f"dataset {name} is for {SHAPES_TASKS[name]}; only classification is evaluated")
     resolution, channels = image_size(shape)
     # The seed draws the test set where the data set does not come with one.
-    seed = own["seed"] if name == own.get("name") else 0
+    seed = card.dataset["seed"] if card and _is_of(card, name) else 0
     return name, images_of(load_dataset(name, resolution=resolution, channels=channels, root=data, seed=seed))
+
+
+def _is_of(card: Card, dataset: str) -> bool:
+    """Whether a model was made for a data set, which a folder may hold."""
+    return bool(card.dataset["name"] == Path(dataset.removeprefix("folder:")).name)
 
 
 _WHICH = (

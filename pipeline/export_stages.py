@@ -107,6 +107,7 @@ def assemble(run: Run) -> dict[str, Any]:
         "microstill": tool_versions()["microstill"],
         "recipe": run.recipe.name,
         "recipe_text": run.recipe_text,
+        "overrides": list(run.overrides),
         "student": run.recipe.student.model,
         "teacher": run.recipe.teacher.title if run.recipe.teacher else None,
         "dataset": {

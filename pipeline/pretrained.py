@@ -22,6 +22,7 @@ from pipeline.console import stdout
 from pipeline.device.subject import last_run
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.names import suggestion
+from pipeline.recipe_file import runs_of
 from pipeline.report import NETWORKS, format_bytes, format_count
 from pipeline.stages import require_gates
 
@@ -73,7 +74,7 @@ def publish(recipe: Path, *, name: str | None, out: Path, runs: Path, force: boo
         InputError: there is no complete run, it is damaged or no classification; the name is wrong or taken.
         GateFailed: the run misses a gate of its recipe.
     """
-    card, model = _describe(runs / recipe.stem, name)
+    card, model = _describe(runs_of(recipe, runs), name)
     if not _NAME.fullmatch(card.name):
         raise InputError(f"--name {card.name}: write it with letters, digits, '.', '_' and '-'")
     text = json.dumps(asdict(card), indent=1) + "\n"
@@ -105,7 +106,6 @@ def _describe(folder: Path, name: str | None) -> tuple[Card, bytes]:
     manifest = json.loads((latest / "c_source" / "manifest.json").read_text())
     engine, budget, dataset = report["engine"]["cores"][REFERENCE_CORE], report["budget"], report["dataset"]
     seconds = {stage["name"]: stage["seconds"] for stage in report["stages"]}
-    overrides = [f"# --set {override}" for override in run.overrides]
     memory = ("sram_bytes", "flash_bytes")
     card = Card(
         name=f"{report['student']}-{dataset['name']}" if name is None else name,
@@ -130,7 +130,7 @@ def _describe(folder: Path, name: str | None) -> tuple[Card, bytes]:
         },
         seeds={"recipe": run.recipe.seed, "student": run.student_seed},
         overrides=run.overrides,
-        recipe=[line for line in report["recipe_text"].splitlines() if line not in overrides],
+        recipe=report["recipe_text"].splitlines()[len(run.overrides) :],  # these came first
         tools=report["tools"],
         date=_day_of(latest / "report" / "report.json"),
     )

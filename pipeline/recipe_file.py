@@ -20,6 +20,15 @@ from pipeline.objectives import OBJECTIVES
 from pipeline.recipe import Mutual, Recipe
 
 
+def runs_of(recipe: Path, out: Path) -> Path:
+    """Return the folder in which a recipe's runs lie, `<out>/<its name>`; its file may be gone since.
+
+    Raises:
+        InputError: the recipe is wrong.
+    """
+    return out / (load_recipe(recipe).name if recipe.is_file() else recipe.stem)
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe; `overrides` are `key.sub=value` strings, values in TOML syntax.
 

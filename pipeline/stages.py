@@ -145,7 +145,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "report",
         "report.json and report.html",
-        5,
+        6,
         export_stages.build_report,
         (),
         (

@@ -9,9 +9,11 @@ each takes its share of every batch (see `pipeline.processes`).
 import io
 import math
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -23,6 +25,7 @@ from export.errors import GateFailed, ResourceMissing
 from export.files import write_atomic
 from models.features import FeatureNetwork
 from pipeline import processes
+from pipeline.artifacts import EARLIER_SECONDS
 from pipeline.augment import Augmentation, augment, random_draws, view_draws
 from pipeline.console import progress
 from pipeline.data import Split
@@ -128,7 +131,8 @@ def train(
         optimizer = _optimizer(trainable, settings)
         steps_per_epoch = max(len(split.labels) // settings.batch_size, 1)
         average = _Average(trainable, settings.ema)
-        history = _resume(checkpoint, trainable, optimizer, average)
+        history, earlier_seconds = _resume(checkpoint, trainable, optimizer, average)
+        begun = time.monotonic() - earlier_seconds
         split = _near(split, device)
     steps = settings.epochs * steps_per_epoch
     with (
@@ -164,7 +168,9 @@ def train(
                 row[f"validation_{metric}"] = evaluate()
             history.append(row)
             bar.say(_line(row, settings.epochs))
-            processes.from_first(lambda: _save(checkpoint, trainable, optimizer, average, history))
+            seconds = time.monotonic() - begun
+            save = partial(_save, checkpoint, trainable, optimizer, average, history, seconds)
+            processes.from_first(save)
     average.keep()
     return history
 
@@ -389,6 +395,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     average: _Average,
     history: History,
+    seconds: float,
 ) -> None:
     buffer = io.BytesIO()
     state = {
@@ -396,6 +403,7 @@ def _save(
         "optimizer": optimizer.state_dict(),
         "average": average.state(),
         "history": history,
+        "seconds": seconds,
     }
     torch.save(state, buffer)
     write_atomic(checkpoint / "last.pt", buffer.getvalue())
@@ -403,16 +411,19 @@ def _save(
 
 def _resume(
     checkpoint: Path, trainable: nn.Module, optimizer: torch.optim.Optimizer, average: _Average
-) -> History:
-    """Load the last checkpoint if there is one; return the rows of its epochs."""
+) -> tuple[History, float]:
+    """Load the last checkpoint if there is one; return the rows of its epochs and the seconds they took."""
     path = checkpoint / "last.pt"
     if not path.exists():
-        return []
+        return [], 0.0
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     trainable.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     average.load(state["average"])
-    return list(state["history"])
+    seconds = float(state["seconds"])
+    if processes.is_first():
+        write_atomic(checkpoint / EARLIER_SECONDS, str(seconds))
+    return list(state["history"]), seconds
 
 
 def _line(row: dict[str, float], epochs: int) -> str:

@@ -33,6 +33,7 @@ from pipeline.device.subject import (
 )
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.names import lookup
+from pipeline.recipe_file import runs_of
 from pipeline.report import measured_summary
 from pipeline.verify import channels_first, dequantize
 
@@ -121,7 +122,7 @@ def _named_subject(request: Request) -> Subject | None:
     if request.model:
         return subject_of_model(request.model, request.images, request.limit)
     if request.recipe:
-        return subject_of_run(request.runs / request.recipe.stem, request.data, request.limit)
+        return subject_of_run(runs_of(request.recipe, request.runs), request.data, request.limit)
     return None
 
 

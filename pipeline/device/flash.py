@@ -32,6 +32,7 @@ from pipeline.device.programmers import (
 )
 from pipeline.device.uf2 import boot_drives, mount_points, uf2_image, write_to_drive
 from pipeline.names import lookup
+from pipeline.recipe_file import runs_of
 
 if TYPE_CHECKING:
     from export.application import Application
@@ -136,10 +137,10 @@ def find_model(model: Path | None, recipe: Path | None, runs: Path) -> Source:
     if model:
         return Source(model, model.stem)
     if recipe:
-        path = runs / recipe.stem / "latest"
+        path = runs_of(recipe, runs) / "latest"
         if not _is_complete(path):
             raise InputError(f"{path.parent} holds no complete run; run 'microstill run {recipe}'")
-        return Source(path / "tflite" / "model.tflite", recipe.stem)
+        return Source(path / "tflite" / "model.tflite", path.parent.name)
     complete = [path for path in runs.glob("*/latest") if _is_complete(path)]
     if not complete:
         raise InputError(

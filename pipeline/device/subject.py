@@ -28,7 +28,6 @@ from pipeline.tasks import TASKS, Task
 
 LABELS_FILE = "y_labels.csv"
 MODEL_DIGITS = 16  # of the sha256 by which a board names its model
-_OVERRIDE = "# --set "
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +116,11 @@ def last_run(folder: Path, data: Path | None) -> tuple[dict[str, Any], Run]:
     if not is_complete(folder):
         raise InputError(f"{folder} holds no complete run; run 'microstill run' with its recipe")
     report = json.loads((folder / "latest" / "report" / "report.json").read_text())
-    text = report["recipe_text"]
-    overrides = [line.removeprefix(_OVERRIDE) for line in text.splitlines() if line.startswith(_OVERRIDE)]
     with tempfile.TemporaryDirectory() as place:
         # The recipe as it was run: its file may have changed since, or lie elsewhere.
         recipe = Path(place, f"{report['recipe']}.toml")
-        recipe.write_text(text, encoding="utf-8")
-        return report, open_run(recipe, overrides, data=data, out=folder.parent, download=False)
+        recipe.write_text(report["recipe_text"], encoding="utf-8")
+        return report, open_run(recipe, report["overrides"], data=data, out=folder.parent, download=False)
 
 
 def newest_run_of(model_sha: str, runs: Path) -> Path:

@@ -7,6 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic import ValidationError
+
 from export.emulation.cores import CORES
 from export.engine.compile import compile_model
 from export.engine.measure import build_program, macs, run_program
@@ -17,9 +19,11 @@ from pipeline.artifacts import Store
 from pipeline.context import Run
 from pipeline.engine_stages import REFERENCE_CORE
 from pipeline.lesson import plan_outputs
-from pipeline.recipe import Recipe, Search, Student, StudentTable
+from pipeline.recipe import Distil, Recipe, Search, Student, StudentTable
 from pipeline.sizing import calibrated_tflite, noise, settle
 from pipeline.stages import STAGE_NAMES, STAGES, Stage, make_stage
+
+LEAST_WARMUP = 0.25  # epochs
 
 
 @dataclass(frozen=True)
@@ -94,16 +98,14 @@ def size_candidate(run: Run, search: Search) -> Figures:
 def train_candidate(run: Run, epochs: int) -> float:
     """Train a student for some epochs, with the whole schedule in them; return its validation score, percent.
 
-    A training that was killed goes on, one that is complete is not done again. A student that diverges
-    scores 0.
+    Warm-up and the moving average of the weights take the same shares of it as of the whole training, the
+    former no less than `LEAST_WARMUP`. A training that was killed goes on, one that is complete is not done
+    again. A student that diverges scores 0.
 
     Raises:
         InputError: an objective reads features that were not stored for this student.
     """
-    whole = run.recipe.distil
-    warmup = whole.warmup_epochs * epochs / whole.epochs
-    distil = whole.model_copy(update={"epochs": epochs, "warmup_epochs": warmup})
-    run.recipe = run.recipe.model_copy(update={"distil": distil})
+    run.recipe = run.recipe.model_copy(update={"distil": scaled(run.recipe.distil, epochs)})
     outputs = run.artifacts["outputs"]
     if outputs.metrics["stored"] and list(plan_outputs(run).taps) != list(outputs.metrics["taps"]):
         raise InputError(
@@ -118,6 +120,21 @@ def train_candidate(run: Run, epochs: int) -> float:
         return 0.0
     history: list[dict[str, Any]] = json.loads(artifact.file("history.json").read_text())
     return float(history[-1][f"validation_{run.task.metric}"])
+
+
+def scaled(whole: Distil, epochs: int) -> Distil:
+    """The schedule of a training, in `epochs` epochs.
+
+    Raises:
+        InputError: in one of so few epochs every loss would have weight 0.
+    """
+    share = epochs / whole.epochs
+    warmup = min(whole.warmup_epochs, max(whole.warmup_epochs * share, LEAST_WARMUP))
+    changes = {"epochs": epochs, "warmup_epochs": warmup, "ema": whole.ema ** (1 / share)}
+    try:
+        return Distil.model_validate(whole.model_dump() | changes)
+    except ValidationError as error:
+        raise InputError(f"search.epochs: a training of {epochs}: {error.errors()[0]['msg']}") from None
 
 
 def _stage(name: str) -> Stage:

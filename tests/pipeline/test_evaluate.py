@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import flatbuffers
 import numpy as np
@@ -19,6 +20,8 @@ from wrong_input import failed
 from export.errors import InputError
 from export.graph import Graph, Operator, Quantization, Tensor
 from export.tflite_writer import write_tflite
+from pipeline import evaluate as evaluate_module
+from pipeline.data import load_dataset
 from pipeline.evaluate import evaluate, quantize_pixels
 
 DATA = Path(os.environ.get("MICROSTILL_DATA", "absent"))
@@ -135,6 +138,21 @@ def test_a_folder_of_images(call, model, photos):
     assert json.loads(named[1]) == json.loads(printed)
     code, printed, _ = call("evaluate", model, "--data", photos)
     assert code == 0 and printed.startswith("top-1 90.00 % of 40 images of photos\n")
+
+
+@pytest.mark.parametrize("name", ["photos", "folder:photos", "sets/photos"])
+def test_the_split_of_the_card_is_that_of_its_images_wherever_they_lie(model, photos, name, monkeypatch):
+    card = SimpleNamespace(dataset={"name": "photos", "seed": 3}, top1={"student_int8": 90.0})
+    monkeypatch.setattr(evaluate_module, "find_model", lambda given: (Path(given), card))
+    seeds = []
+
+    def load(given, *, seed, **options):
+        seeds.append(seed)
+        return load_dataset("photos", seed=seed, **{**options, "root": photos.parent})
+
+    monkeypatch.setattr(evaluate_module, "load_dataset", load)
+    found = evaluate(str(model), data=photos.parent, dataset=name, limit=None, processes=1)
+    assert (seeds, found.card_top1) == ([3], 90.0)
 
 
 def test_a_limit_keeps_the_classes_in_proportion(model, photos):

@@ -150,15 +150,23 @@ def test_a_card_holds_what_the_run_found(small, shelf):
 
 
 def test_overrides_are_told_apart_from_the_recipe(small, tmp_path):
-    """As a run leaves them: comments before the recipe's own text."""
+    """As a run leaves them: comments before the recipe's own text, which may hold such a comment too."""
     runs = Path(shutil.copytree(small.runs, tmp_path / "runs", symlinks=True))
     path = runs / "small" / "latest" / "report" / "report.json"
     report = json.loads(path.read_text())
-    report["recipe_text"] = "# --set seed=3\n# --set distil.seed=5\n" + report["recipe_text"]
+    own = "# --set seed=9 draws another split\n" + report["recipe_text"]
+    report["recipe_text"] = "# --set seed=3\n# --set distil.seed=5\n" + own
+    report["overrides"] = ["seed=3", "distil.seed=5"]
     path.write_text(json.dumps(report))
     card = publish_small(small, tmp_path / "out", runs=runs)
     assert card.overrides == ["seed=3", "distil.seed=5"] and card.seeds == {"recipe": 3, "student": 5}
-    assert "\n".join(card.recipe) + "\n" == small.recipe.read_text()
+    assert "\n".join(card.recipe) + "\n" == own
+
+
+def test_a_recipe_is_found_by_the_name_that_it_gives_itself(small, tmp_path):
+    other = tmp_path / "winner.toml"
+    other.write_text('name = "small"\n' + small.recipe.read_text())
+    assert publish(other, name=None, out=tmp_path / "out", runs=small.runs, force=False).sha256
 
 
 def test_a_model_is_replaced_only_if_asked(small, tmp_path):

@@ -1,6 +1,7 @@
 """The training loop: schedule, resume, divergence, and that every loss term is back-propagated and logged."""
 
 import math
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from export.errors import GateFailed
+from pipeline.artifacts import Work
 from pipeline.augment import Augmentation
 from pipeline.data import Split
 from pipeline.training import Settings, learning_rate, top1, train
@@ -65,8 +67,9 @@ def test_a_killed_training_continues_to_the_same_weights(split, tmp_path, optimi
         except StopIteration:
             raise Killed from None
 
+    start = time.monotonic()
     with pytest.raises(Killed):
-        run(resumed, split, tmp_path / "killed", settings, evaluate=evaluate)
+        run(resumed, split, tmp_path / "checkpoint", settings, evaluate=evaluate)
     fresh = network()
     done = []
 
@@ -74,8 +77,11 @@ def test_a_killed_training_continues_to_the_same_weights(split, tmp_path, optimi
         done.append(1)
         return 50.0
 
-    history = run(fresh, split, tmp_path / "killed", settings, evaluate=count)
+    assert Work(tmp_path).earlier_seconds == 0
+    began = time.monotonic()
+    history = run(fresh, split, tmp_path / "checkpoint", settings, evaluate=count)
     assert len(done) == 2
+    assert 0 < Work(tmp_path).earlier_seconds < began - start
     assert history == expected
     for name, value in whole.state_dict().items():
         assert torch.equal(value, fresh.state_dict()[name]), name

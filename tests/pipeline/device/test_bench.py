@@ -68,12 +68,13 @@ def run_folder(model, tmp_path):
     return make_run(tmp_path / "runs" / "small", model)
 
 
-def make_run(folder, model, text="# --set seed=3\n" + RECIPE):
+def make_run(folder, model):
     for name in ("tflite", "report", "verify", "c_source"):
         (folder / "latest" / name).mkdir(parents=True)
     path = Path(shutil.copy(model, folder / "latest" / "tflite"))
     files = [{"path": "tflite/0/model.tflite", "bytes": 1, "sha256": sha256(path)}]
-    report = {"recipe": folder.name, "recipe_text": text, "student": "resnet8", "files": files}
+    report = {"recipe": folder.name, "student": "resnet8", "files": files}
+    report |= {"recipe_text": "# --set seed=3\n" + RECIPE, "overrides": ["seed=3"]}
     (folder / "latest" / "report" / "report.json").write_text(json.dumps(report))
     (folder / "latest" / "report" / "report.html").write_text("as it was run")
     (folder / "latest" / "verify" / "examples.json").write_text("[]")
