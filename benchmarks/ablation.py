@@ -29,6 +29,7 @@ QAT = ('quantize.method="qat"',)
 # Row -> (what it is, overrides of the recipe). PTQ where nothing else is said.
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
     "alone": ("student alone", ()),
+    "alone_fresh": ("student alone, new views every epoch", ("data.augment.views=0",)),
     "kd": ("KD", KD),
     "netaug": ("NetAug", NETAUG),
     "netaug_kd": ("NetAug + KD", (*KD, *NETAUG)),

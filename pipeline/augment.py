@@ -109,7 +109,7 @@ def _flip_and_shift(images: Tensor, augmentation: Augmentation, draws: Tensor) -
     shift = augmentation.shift
     padded = functional.pad(images, (shift,) * 4)
     # A draw next to 1 rounds up to the excluded end of the range, so it is clamped.
-    offsets = (draws[:, [SHIFT_Y, SHIFT_X]] * (2 * shift + 1)).long().clamp_(max=2 * shift)
+    offsets = (draws[:, SHIFT_Y : SHIFT_X + 1] * (2 * shift + 1)).long().clamp_(max=2 * shift)
     columns = torch.arange(width, device=images.device).expand(count, width)
     if augmentation.flip:
         columns = torch.where(draws[:, FLIP, None] < 0.5, columns.flip(1), columns)
@@ -150,7 +150,7 @@ def _resample(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tens
 
 def _jitter(images: Tensor, strength: float, draws: Tensor) -> Tensor:
     """Brightness, then contrast around the mean grey, then saturation (RGB): to float 0..255."""
-    factors = _around(draws[:, [BRIGHTNESS, CONTRAST, SATURATION]], 1, strength)
+    factors = _around(draws[:, BRIGHTNESS : SATURATION + 1], 1, strength)
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
     pixels = (images * brightness).clamp_(max=255)
     pixels = torch.lerp(_luma(pixels).mean((2, 3), keepdim=True), pixels, contrast).clamp_(0, 255)
