@@ -17,10 +17,11 @@ from pipeline.data import to_input
 
 ASPECT_RATIOS = (3 / 4, 4 / 3)  # of a resized crop: Szegedy et al., "Going Deeper with Convolutions", 2015
 LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
-# Columns of the random matrix.
+# Columns of the random matrix. With mixup the partner's own follow, then which it is, and how much of it.
 FLIP, SHIFT_Y, SHIFT_X, AREA, ASPECT, CENTRE_Y, CENTRE_X, ROTATE, SCALE, BRIGHTNESS, CONTRAST, SATURATION = (
     range(12)
 )
+PARTNER, SHARE = 24, 25
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Augmentation:
     rotate_degrees: by an angle in [-rotate_degrees, rotate_degrees].
     scale: zoom by a factor in [1 - scale, 1 + scale].
     colour_jitter: brightness, contrast and saturation (RGB), each by a factor in [1 - jitter, 1 + jitter].
+    mixup: blended with another image of the split, of which it takes up to this share; its label stays
+        (arXiv 1710.09412, where the share is drawn otherwise and labels are mixed too).
     views: how many variants of each image there are, shown in turn, one an epoch; 0 is a new one every epoch.
     Raises InputError for a value out of range.
     """
@@ -43,6 +46,7 @@ class Augmentation:
     rotate_degrees: float = 0.0
     scale: float = 0.0
     colour_jitter: float = 0.0
+    mixup: float = 0.0
     views: int = 0
 
     def __post_init__(self) -> None:
@@ -53,6 +57,7 @@ class Augmentation:
             "0 <= rotate_degrees <= 180": 0 <= self.rotate_degrees <= 180,
             "0 <= scale < 1": 0 <= self.scale < 1,
             "0 <= colour_jitter <= 1": 0 <= self.colour_jitter <= 1,
+            "0 <= mixup <= 0.5": 0 <= self.mixup <= 0.5,
             "views >= 0": self.views >= 0,
         }
         for wanted, holds in ranges.items():
@@ -75,14 +80,37 @@ class Augmentation:
         return (self.views or None) if self.varies else 1
 
 
-def random_draws(count: int, generator: torch.Generator) -> Tensor:
+def random_draws(count: int, generator: torch.Generator, *, mixup: bool = False) -> Tensor:
     """Return the random matrix (count, parameters), uniform in [0, 1), of new variants of `count` images."""
-    return torch.rand(count, SATURATION + 1, generator=generator, device=generator.device)
+    own = torch.rand(count, SATURATION + 1, generator=generator, device=generator.device)
+    if not mixup:
+        return own
+    others = torch.rand(count, SHARE - SATURATION, generator=generator, device=generator.device)
+    return torch.cat([own, others], 1)
 
 
-def view_draws(count: int, seed: int, view: int) -> Tensor:
+def view_draws(count: int, seed: int, view: int, *, mixup: bool = False) -> Tensor:
     """Return the random matrix of one fixed view of a split of `count` images."""
-    return random_draws(count, torch.Generator().manual_seed((seed * 1_000_003 + view) * 10 + 2))
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + view) * 10 + 2)
+    return random_draws(count, generator, mixup=mixup)
+
+
+def variants(images: Tensor, places: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:
+    """The input of a network, as `augment` gives it, of the images of a split at some places.
+
+    images: uint8 (N, C, H, W), the whole split. draws: a row for each place, on the device of the input.
+    """
+    inputs = augment(moved(images[places], draws.device), augmentation, draws)
+    if not augmentation.mixup:
+        return inputs
+    partners = (draws[:, PARTNER] * len(images)).long().clamp_(max=len(images) - 1).to(images.device)
+    others = augment(moved(images[partners], draws.device), augmentation, draws[:, SATURATION + 1 :])
+    return torch.lerp(inputs, others, augmentation.mixup * draws[:, SHARE, None, None, None])
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device; the host does not wait for the copy."""
+    return tensor if tensor.device == device else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def augment(images: Tensor, augmentation: Augmentation, draws: Tensor) -> Tensor:

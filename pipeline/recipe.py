@@ -68,6 +68,8 @@ class Augment(Section):
     rotate_degrees: Annotated[float, Field(ge=0, le=180)] = 0.0
     scale: Fraction = 0.0
     colour_jitter: Fraction = 0.0
+    # Left out of artifacts' keys where it says nothing.
+    mixup: Annotated[float, Field(ge=0, le=0.5)] = Field(default=0.0, exclude_if=lambda value: not value)
     views: Count = 0
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.teachers import EnsembleTeacher
-from pipeline.augment import Augmentation, augment, view_draws
+from pipeline.augment import Augmentation, variants, view_draws
 from pipeline.console import progress
 from pipeline.data import Split
 from pipeline.objectives.base import Outputs
@@ -52,10 +52,11 @@ def store_outputs(
     arrays: dict[str, np.ndarray] = {}
     with progress("teacher outputs", views * count) as bar:
         for view in range(views):
-            draws = view_draws(count, seed, view)
+            draws = view_draws(count, seed, view, mixup=augmentation.mixup > 0)
             for start in range(0, count, BATCH):
                 part = slice(start, start + BATCH)
-                inputs = augment(split.images[part].to(device), augmentation, draws[part])
+                places = torch.arange(count)[part]
+                inputs = variants(split.images, places, augmentation, draws[part].to(device))
                 logits, features = network.forward_members(inputs, taps)
                 found = {LOGITS: logits, **features}
                 if not arrays:

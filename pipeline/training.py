@@ -26,7 +26,7 @@ from export.files import write_atomic
 from models.features import FeatureNetwork
 from pipeline import processes
 from pipeline.artifacts import EARLIER_SECONDS
-from pipeline.augment import Augmentation, augment, random_draws, view_draws
+from pipeline.augment import Augmentation, moved, random_draws, variants, view_draws
 from pipeline.console import progress
 from pipeline.data import Split
 
@@ -224,16 +224,17 @@ def epoch_batches(split: Split, settings: Settings, epoch: int, device: torch.de
     size = min(settings.batch_size, count)
     view = epoch % views if views else 0
     batches = order[: count // size * size].view(-1, size)
+    mixup = settings.augmentation.mixup > 0
     if views:
-        draws = view_draws(count, settings.view_seed, view)[batches]
+        draws = view_draws(count, settings.view_seed, view, mixup=mixup)[batches]
     else:
-        draws = torch.stack([random_draws(size, generator) for _ in batches])
+        draws = torch.stack([random_draws(size, generator, mixup=mixup) for _ in batches])
     mine = processes.share(size)
     # All draws at once, as an accelerator waits for each copy.
     batches, draws = batches[:, mine], draws[:, mine].to(device)
     for indices, places, draw in zip(batches, batches.to(split.images.device), draws, strict=True):
-        inputs = augment(_moved(split.images[places], device), settings.augmentation, draw)
-        yield Batch(inputs, _moved(split.labels[places], device), indices, view)
+        inputs = variants(split.images, places, settings.augmentation, draw)
+        yield Batch(inputs, moved(split.labels[places], device), indices, view)
 
 
 def _near(split: Split, device: torch.device) -> Split:
@@ -244,11 +245,6 @@ def _near(split: Split, device: torch.device) -> Split:
     if 2 * (split.images.nbytes + split.labels.nbytes) > free:
         return split
     return Split(split.images.to(device), split.labels.to(device))
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device; the host does not wait for the copy."""
-    return tensor if tensor.device == device else tensor.pin_memory().to(device, non_blocking=True)
 
 
 @contextmanager

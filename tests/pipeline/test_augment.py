@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from export.errors import InputError
 from pipeline import augment as module
-from pipeline.augment import Augmentation, augment, random_draws, view_draws
+from pipeline.augment import Augmentation, augment, random_draws, variants, view_draws
 from pipeline.data import to_input
 
 DETERMINISTIC = settings(deadline=None, derandomize=True, max_examples=40)
@@ -56,6 +56,27 @@ def test_views_are_counted_and_each_is_always_the_same():
     one, again, other = (view_draws(10, 3, view) for view in (0, 0, 1))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert not torch.equal(one, view_draws(10, 4, 0))
+
+
+def test_mixup_blends_each_image_with_another_by_the_equation():
+    """(1 - s) a + s b, with b varied on its own, and without it every image varies as before."""
+    images, places = images_of(7, 3, 8), torch.tensor([4, 0, 6])
+    augmentation = Augmentation(flip=True, shift=2, mixup=0.4)
+    draws = random_draws(3, seeded(), mixup=True)
+    assert torch.equal(draws[:, :COLUMNS], random_draws(3, seeded()))
+    draws[:, module.PARTNER] = torch.tensor([0.0, 0.5, 0.999])  # of seven: 0, 3, 6
+    draws[:, module.SHARE] = torch.tensor([0.25, 1.0, 0.0])
+    own = augment(images[places], augmentation, draws)
+    others = augment(images[[0, 3, 6]], augmentation, draws[:, COLUMNS : 2 * COLUMNS])
+    found = variants(images, places, augmentation, draws)
+    for index, share in enumerate((0.1, 0.4, 0.0)):
+        expected = (1 - share) * own[index] + share * others[index]
+        torch.testing.assert_close(found[index], expected)
+    plain = Augmentation(flip=True, shift=2)
+    assert torch.equal(variants(images, places, plain, draws), own)
+    assert Augmentation(mixup=0.1).varies and Augmentation(mixup=0.1).moves
+    with pytest.raises(InputError, match=r"0 <= mixup <= 0\.5"):
+        Augmentation(mixup=0.6)
 
 
 @DETERMINISTIC

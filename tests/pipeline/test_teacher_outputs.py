@@ -12,7 +12,7 @@ from pipeline.distil import live_teacher
 from pipeline.teacher_outputs import StoredTeacher, store_outputs, stored_bytes
 from pipeline.training import Settings, epoch_batches
 
-AUGMENTATION = Augmentation(flip=True, shift=2, views=2)
+AUGMENTATION = Augmentation(flip=True, shift=2, mixup=0.5, views=2)
 COUNT = 300
 
 
