@@ -135,7 +135,7 @@ class Store:
             return None
         damage = _damage(path)
         if damage is None:
-            return Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
+            return _complete_one(path)
         self.say(f"{stage}: artifact {path} is damaged ({damage}) and counts as not built")
         return None
 
@@ -144,7 +144,7 @@ class Store:
         for path in sorted(self.root.parent.glob(f"*/{stage}/{key}")):
             with contextlib.suppress(OSError):
                 if path.parents[1] != self.root and _damage(path) is None:
-                    yield Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
+                    yield _complete_one(path)
 
     def make(
         self,
@@ -258,6 +258,11 @@ def _keep_only_checkpoint(work: Work) -> None:
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _complete_one(path: Path) -> Artifact:
+    """The artifact of a folder that has no damage."""
+    return Artifact(path, json.loads((path / "manifest.json").read_text()), reused=True)
 
 
 def _damage(path: Path) -> str | None:

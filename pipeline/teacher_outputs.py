@@ -49,14 +49,14 @@ def store_outputs(
     network.eval()
     device = next(network.parameters()).device
     count = len(split)
+    places = torch.arange(count)
     arrays: dict[str, np.ndarray] = {}
     with progress("teacher outputs", views * count) as bar:
         for view in range(views):
             draws = view_draws(count, seed, view, mixup=augmentation.mixup > 0)
             for start in range(0, count, BATCH):
                 part = slice(start, start + BATCH)
-                places = torch.arange(count)[part]
-                inputs = variants(split.images, places, augmentation, draws[part].to(device))
+                inputs = variants(split.images, places[part], augmentation, draws[part].to(device))
                 logits, features = network.forward_members(inputs, taps)
                 found = {LOGITS: logits, **features}
                 if not arrays:

@@ -111,11 +111,15 @@ def last_run(folder: Path, data: Path | None) -> tuple[dict[str, Any], Run]:
 
     folder, data: as `subject_of_run` takes them.
 
-    Raises InputError if there is no complete run.
+    Raises InputError if there is no complete run, or another version of microstill left it.
     """
     if not is_complete(folder):
         raise InputError(f"{folder} holds no complete run; run 'microstill run' with its recipe")
     report = json.loads((folder / "latest" / "report" / "report.json").read_text())
+    if not {"recipe_text", "overrides"} <= report.keys():
+        raise InputError(
+            f"{folder} was left by another version of microstill; run 'microstill run' with its recipe again"
+        )
     with tempfile.TemporaryDirectory() as place:
         # The recipe as it was run: its file may have changed since, or lie elsewhere.
         recipe = Path(place, f"{report['recipe']}.toml")

@@ -1,5 +1,6 @@
 """One student of the search: what it takes on the device, and what it learns in a few epochs."""
 
+import copy
 import hashlib
 import json
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def train_candidate(run: Run, epochs: int) -> float:
     Raises:
         InputError: an objective reads features that were not stored for this student.
     """
+    run = copy.copy(run)  # the next rung is scaled from the whole schedule too
     run.recipe = run.recipe.model_copy(update={"distil": scaled(run.recipe.distil, epochs)})
     outputs = run.artifacts["outputs"]
     if outputs.metrics["stored"] and list(plan_outputs(run).taps) != list(outputs.metrics["taps"]):

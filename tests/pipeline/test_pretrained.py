@@ -201,6 +201,9 @@ def test_what_is_not_published(call, small, tmp_path):
     model = runs / "small" / "latest" / "tflite" / "model.tflite"
     model.write_bytes(model.read_bytes()[:-1])
     failed(call("publish", small.recipe, *given), "is damaged")
+    del report["overrides"]
+    path.write_text(json.dumps(report))
+    failed(call("publish", small.recipe, *given), "another version of microstill")
     shutil.rmtree(runs / "small" / "latest")  # as a run that is at work leaves it
     failed(call("publish", small.recipe, *given), "holds no complete run")
     assert not out.exists()

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from export.errors import InputError
+from pipeline.artifacts import Store
+from pipeline.context import Run
 from pipeline.recipe import Distil, Search, Space
 from pipeline.recipe_file import load_recipe
-from pipeline.search import study
+from pipeline.search import candidate, study
 from pipeline.search.candidate import Figures, scaled
 from pipeline.search.command import search_recipe
 from pipeline.search.space import describe
@@ -141,6 +143,26 @@ def test_a_short_training_is_the_long_one_in_small():
     late = {"name": "soft_cross_entropy", "weight": [[0.5, 0], [0.6, 1]]}
     with pytest.raises(InputError, match=r"a training of 1: .*'soft_cross_entropy' is 0 in all 1 epochs"):
         scaled(Distil(epochs=10, objectives=[late]), 1)
+
+
+def test_every_rung_is_scaled_from_the_whole_schedule(monkeypatch, tmp_path):
+    """Of 20 of 200 epochs warm-up in 100 takes 10, whatever the rungs before were."""
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE.replace("epochs = 9", "epochs = 200\nwarmup_epochs = 20\nema = 0.99"))
+    run = Run(load_recipe(path), path, [], Store(tmp_path / "runs" / "small", print))
+    run.artifacts["outputs"] = SimpleNamespace(metrics={"stored": False})
+    seen = []
+
+    def train(run, stage):
+        seen.append(run.recipe.distil)
+        (tmp_path / "history.json").write_text('[{"validation_top1": 50.0}]')
+        return SimpleNamespace(file=tmp_path.joinpath)
+
+    monkeypatch.setattr(candidate, "make_stage", train)
+    for epochs in (2, 100):
+        assert candidate.train_candidate(run, epochs) == 50
+    assert [each.warmup_epochs for each in seen] == [0.25, 10]
+    assert [each.ema for each in seen] == pytest.approx([0.99**100, 0.99**2])
 
 
 def test_a_launcher_of_several_processes_is_refused(monkeypatch, tmp_path):
