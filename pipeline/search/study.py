@@ -76,7 +76,8 @@ def _stop_when_done(search: Search, study: optuna.Study, trial: FrozenTrial) -> 
 @contextmanager
 def _opened(file: Path, seed: int, search: Search) -> Iterator[optuna.Study]:
     """Open a study; what a killed process was training is queued again."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What stops a training is said once, where it is handled, and without Optuna's traceback.
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         storage = RDBStorage(

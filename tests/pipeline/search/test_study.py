@@ -1,5 +1,6 @@
 """How a search goes: who trains how long, what a stopped one goes on with, what does not compare."""
 
+import logging
 from types import SimpleNamespace
 
 import pytest
@@ -83,7 +84,9 @@ def test_every_student_trains_once_and_the_best_third_goes_on(base, trained, tmp
     assert best.scores[-1] == max(each.scores[-1] for each in fitting if len(each.scores) == 3)
 
 
-def test_a_search_that_was_stopped_goes_on_with_the_student_in_training(base, trained, tmp_path, monkeypatch):
+def test_a_search_that_was_stopped_goes_on_with_the_student_in_training(
+    base, trained, tmp_path, monkeypatch, request
+):
     train, stopped = study.train_candidate, []
 
     def stop(run, epochs):
@@ -93,8 +96,15 @@ def test_a_search_that_was_stopped_goes_on_with_the_student_in_training(base, tr
         return train(run, epochs)
 
     monkeypatch.setattr(study, "train_candidate", stop)
+    said = []
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    logger = logging.getLogger("optuna")
+    logger.addHandler(handler)
+    request.addfinalizer(lambda: logger.removeHandler(handler))
     with pytest.raises(KeyboardInterrupt):
         run_search(base, SEARCH, tmp_path / "study.db")
+    assert not said, "Optuna prints a traceback"
     before = len(trained)
     found = run_search(base, SEARCH, tmp_path / "study.db")
     assert [name for name, _ in trained[before : before + 2]] == stopped * 2
