@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -67,6 +68,14 @@ class CommandLine:
             for path in sorted(self.runs.glob("small/*/*/manifest.json"))
             if path.parent.suffix != ".partial" and path.parent.parent.name != "latest"
         }
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_reach_children():
+    """Tests that a shell started in the background ignore SIGINT, and what they start would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
